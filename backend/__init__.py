@@ -1,0 +1,1 @@
+"""The Label Studio ML backend: protocol, console and the durable workflow of a round."""
