@@ -1,0 +1,113 @@
+"""Pure measures of a text: its language, whether it is garbled or repetitive, how alike two texts are.
+
+Standard library only; knows nothing of models. Quality control of the candidates, PPO's guard against garbled
+answers and the reports share these, so that the same answer gets the same judgement everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+
+from trainers.records import Language
+
+LOOP_REPEATS = 3
+LOOP_CHARACTERS = 10
+"""A passage said at least three times in a row, ten characters or more in all, is a loop (`哈哈哈` is none)."""
+REPETITIVE = 0.3
+"""Above this share of repeated passages a text is repetitive."""
+
+_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNIT = re.compile(rf"{_IDEOGRAPH.pattern}|[^\W_]+(?:['’][^\W_]+)?")
+_LOOP = re.compile(rf"(.{{1,40}}?)\1{{{LOOP_REPEATS - 1},}}", re.DOTALL)
+_HARMLESS_LOOP = re.compile(r"[\d.,]*\d[\d.,]*|[-|=_*#:~.\s]+")  # 1,000,000,000 and a Markdown rule
+_SPECIAL_TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:pad|unk|eos|bos)>")
+_LONG_NUMBER = re.compile(r"\d{20,}")
+_LONG_WORD = re.compile(r"(?<![/.\w])[A-Za-z]{31,}(?![/.\w])")
+
+
+def language(text: str) -> Language:
+    """`zh` if more than a fifth of the letters are Chinese characters, else `en`."""
+    letters = sum(character.isalpha() for character in text)
+    ideographs = len(_IDEOGRAPH.findall(text))
+    return "zh" if letters and ideographs / letters > 0.2 else "en"
+
+
+def is_garbled(text: str) -> bool:
+    """True if the text is no sentence of anyone's: broken characters, noise or a loop. An empty one is not."""
+    return (
+        any(map(_is_broken, text))
+        or bool(_SPECIAL_TOKEN.search(text))
+        or bool(_LONG_NUMBER.search(text))
+        or bool(_LONG_WORD.search(text))
+        or _is_noise(text)
+        or has_loop(text)
+    )
+
+
+def has_loop(text: str) -> bool:
+    """True if a passage is said three or more times in a row, ten characters or more in all."""
+    packed = "".join(text.casefold().split())
+    return any(
+        len(match[0]) >= LOOP_CHARACTERS and not _HARMLESS_LOOP.fullmatch(match[1])
+        for match in _LOOP.finditer(packed)
+    )
+
+
+def repetition(text: str) -> float:
+    """Share (0 to 1) of the passages that the text has said before.
+
+    A passage is six Chinese characters or three words; a text shorter than two passages has said nothing twice.
+    """
+    units = _UNIT.findall(text.casefold())
+    length = 6 if language(text) == "zh" else 3
+    passages = [tuple(units[start : start + length]) for start in range(len(units) - length + 1)]
+    return 1 - len(set(passages)) / len(passages) if passages else 0.0
+
+
+def is_repetitive(text: str) -> bool:
+    """True if the text loops or says much of what it says again."""
+    return has_loop(text) or repetition(text) > REPETITIVE
+
+
+def similarity(first: str, second: str) -> float:
+    """How alike two texts are, 0 (nothing in common) to 1 (the same but for spaces, case and punctuation).
+
+    The Dice coefficient of their character n-grams, each counted as often as it occurs: pairs of characters
+    if one text is Chinese, else triples.
+    """
+    first_folded, second_folded = _fold(first), _fold(second)
+    if first_folded == second_folded:
+        return 1.0
+    length = 2 if "zh" in (language(first), language(second)) else 3
+    first_grams, second_grams = _grams(first_folded, length), _grams(second_folded, length)
+    total = first_grams.total() + second_grams.total()
+    return 2 * (first_grams & second_grams).total() / total if total else 0.0
+
+
+def _is_broken(character: str) -> bool:
+    """A replacement character, or a control, unassigned, private or surrogate one."""
+    if character == "\ufffd":
+        return True
+    return character not in "\n\r\t" and unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")
+
+
+def _is_noise(text: str) -> bool:
+    """True if punctuation outweighs letters and digits. An emoji counts as neither."""
+    marks = sum(
+        unicodedata.category(c)[0] in "PS" and unicodedata.category(c) not in ("So", "Sk") for c in text
+    )
+    signs = sum(c.isalnum() for c in text)
+    emoji = sum(unicodedata.category(c) == "So" for c in text)
+    return marks > signs and (marks >= 4 or signs + emoji == 0)
+
+
+def _fold(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+
+
+def _grams(text: str, length: int) -> Counter[str]:
+    if 0 < len(text) < length:
+        return Counter([text])
+    return Counter(text[start : start + length] for start in range(len(text) - length + 1))
