@@ -1,0 +1,124 @@
+"""Finds a model's files and says whether the model fits into memory, before any weight is loaded.
+
+Reads the configuration only. Used by `trainers.models`, which loads the weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from trainers.errors import ModelError
+
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+"""What is downloaded of a hub model: no pickles, no code."""
+OVERHEAD = 1.2
+"""Activations and the cache of keys and values, on top of the weights."""
+
+
+def local_directory(model: str | Path) -> str:
+    """Where a model lies on this machine; one of the hub is downloaded if it is not there yet.
+
+    Raises: ModelError: there is no such directory, and the hub does not hand out such a model.
+    """
+    if Path(model).is_dir():
+        return str(model)
+    if Path(model).is_absolute() or str(model).startswith(".") or str(model).count("/") > 1:
+        raise ModelError(
+            f"the model directory `{model}` does not exist; give a directory or a name of the hub"
+        )
+    try:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return snapshot_download(str(model), allow_patterns=HUB_FILES, local_files_only=True)
+        return snapshot_download(str(model), allow_patterns=HUB_FILES)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"`{model}` is neither a directory nor a model that the hub hands out from here; give a model "
+            f"directory, or download it with `hf download {model} --local-dir DIR` ({_first_line(error)})"
+        ) from error
+
+
+def load_config(base_model: str) -> PreTrainedConfig:
+    """Raises: ModelError: there is no such model, or its architecture cannot be used."""
+    source = local_directory(base_model)
+    with readable(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    for scaling in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, scaling, None) not in (None, 1, 1.0):
+            raise ModelError(
+                f"`{base_model}` ({config.model_type}) changes its logits by `{scaling}`, "
+                "which is not supported; use a model of the Llama, Qwen2, Qwen3 or Mistral family"
+            )
+    return cast(PreTrainedConfig, config)
+
+
+def check_memory(config: PreTrainedConfig, name: str) -> None:
+    """Raises: ModelError: the weights and some room to work do not fit into free memory."""
+    bytes_each = 2 if torch.cuda.is_available() else 4
+    needed = int(OVERHEAD * bytes_each * parameter_count(config))
+    free = free_bytes()
+    if needed > free:
+        raise ModelError(
+            f"`{name}` needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
+            "use a smaller model, free memory, or run on a machine with more"
+        )
+
+
+def parameter_count(config: PreTrainedConfig) -> int:
+    """Parameters of a model, without making any."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def free_bytes() -> int:
+    """Memory that can still be taken: of the GPU, or of the machine and this process's control group."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    limits = [_available_on_machine(), *_available_in_cgroup()]
+    return min(limits)
+
+
+def _available_on_machine() -> int:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return 2**62  # not Linux: let the loader find out
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def _available_in_cgroup(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    try:
+        limit, used = (root / "memory.max").read_text().strip(), (root / "memory.current").read_text().strip()
+        return [] if limit == "max" else [int(limit) - int(used) + _reclaimable(root)]
+    except OSError:
+        return []
+
+
+def _reclaimable(root: Path) -> int:
+    statistics = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+    return int(statistics.get("inactive_file", 0))
+
+
+@contextlib.contextmanager
+def readable(directory: str | Path) -> Iterator[None]:
+    """Turn what the libraries raise on a damaged or unsafe model into a `ModelError`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"`{directory}` holds no usable Hugging Face model; needed are config.json, *.safetensors and "
+            f"the tokenizer's files ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,402 @@
+"""Loads and saves models: the only place that touches weights on disk.
+
+A `PolicyModel` is a causal language model with an optional value head on its trunk; a `RewardModel` gives one
+score to a token sequence. Both work on the trunk's hidden states, so that logits are computed only for the
+positions that need them. Only safetensors are read and no code that comes with a model is run.
+Knows nothing of sampling, losses or run directories; what it loads goes to `trainers.sampling`,
+`trainers.reward` and `trainers.ppo`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from trainers.config import PPOConfig, RewardConfig
+from trainers.errors import ModelError
+from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
+from trainers.records import Prompt
+
+SMALL_MODEL_PARAMETERS = 50_000_000
+"""Below this, full fine-tuning reaches a higher score than LoRA and fits anywhere."""
+VALUE_HEAD_FILE = "value_head.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class PolicyModel(nn.Module):
+    """A causal language model, with adapters or without, and a value head where PPO needs one."""
+
+    def __init__(self, language_model: nn.Module, value_head: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.value_head = value_head
+
+    @property
+    def causal_model(self) -> PreTrainedModel:
+        """The language model itself; adapters live inside its layers."""
+        return _unwrap(self.language_model)
+
+    @property
+    def trunk(self) -> nn.Module:
+        return self.causal_model.base_model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.causal_model.dtype
+
+    @property
+    def eos_ids(self) -> set[int]:
+        """Every token that ends a response by the model's own generation settings."""
+        settings = self.causal_model.generation_config
+        eos: int | list[int] | None = getattr(settings, "eos_token_id", None)
+        if eos is None:
+            return set()
+        return set(eos) if isinstance(eos, list) else {eos}
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states after the last layer; padding on either side. (B, T) -> (B, T, H)"""
+        return _hidden(self.trunk, input_ids, attention_mask)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits in fp32 for any selection of hidden states. (..., H) -> (..., V)"""
+        output_layer = self.causal_model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return cast(Tensor, output_layer(hidden)).float()
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """Value estimates in fp32. (..., H) -> (...)"""
+        if self.value_head is None:
+            raise ModelError("this policy has no value head; load it with `load_trainable_policy`")
+        return cast(Tensor, self.value_head(hidden.float())).squeeze(-1)
+
+
+class TrainablePolicy(PolicyModel):
+    """The policy that PPO changes and the reference that it started from; with adapters both share one base."""
+
+    def __init__(
+        self,
+        language_model: nn.Module,
+        value_head: nn.Linear,
+        tuning: Literal["full", "lora"],
+        has_start_adapter: bool,
+    ) -> None:
+        super().__init__(language_model, value_head)
+        self.tuning = tuning
+        self.has_start_adapter = has_start_adapter
+        self._frozen_copy: tuple[PolicyModel, ...] = ()  # a tuple hides it from `parameters()`
+        if tuning == "full":
+            self._frozen_copy = (PolicyModel(copy.deepcopy(language_model)).eval().requires_grad_(False),)
+
+    @contextlib.contextmanager
+    def as_reference(self) -> Iterator[PolicyModel]:
+        """The policy as it was when training started, without gradients."""
+        with torch.no_grad():
+            if self._frozen_copy:
+                yield self._frozen_copy[0]
+                return
+            adapters = cast(PeftModel, self.language_model)
+            trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            try:
+                if self.has_start_adapter:
+                    adapters.set_adapter("reference")
+                    yield self
+                else:
+                    with adapters.disable_adapter():
+                        yield self
+            finally:
+                adapters.set_adapter("default")
+                adapters.requires_grad_(False)
+                for parameter in trainable:
+                    parameter.requires_grad_(True)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The tensors that training changes, by name."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Raises: ModelError: the names are not those of this policy."""
+        own = self.trainable_state()
+        if set(own) != set(state):
+            raise ModelError(
+                f"the checkpoint holds {len(state)} tensors, this policy trains {len(own)} others; "
+                "it was written with another `tuning`, `lora_rank` or `base_model`: start a new run"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+class RewardModel(nn.Module):
+    """A language model's trunk with a head that scores the last real token."""
+
+    def __init__(self, classifier: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.tokenizer = tokenizer
+
+    def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """One score a row, the same whatever the padding and its side. (B, T) -> (B,)"""
+        hidden = _hidden(_unwrap(self.classifier).base_model, input_ids, attention_mask)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last = (attention_mask.long() * positions).argmax(dim=1)  # (B,)
+        rows = torch.arange(len(last), device=last.device)
+        head = cast(nn.Module, _unwrap(self.classifier).score)
+        return cast(Tensor, head(hidden[rows, last])).float().squeeze(-1)
+
+
+def _unwrap(model: nn.Module) -> PreTrainedModel:
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def _hidden(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(
+        min=0
+    )  # padding on the left counts for nothing
+    output = trunk(
+        input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
+    )
+    return cast(Tensor, output.last_hidden_state)
+
+
+def device_and_dtype() -> tuple[torch.device, torch.dtype]:
+    """bf16 on CUDA, fp32 on CPU, where bf16 matrix products are about fifty times slower."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.bfloat16
+    return torch.device("cpu"), torch.float32
+
+
+def load_tokenizer(path: str | Path, padding_side: str = "left") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory or hub name.
+
+    Raises: ModelError: there is none, or it has no chat template or end token.
+    """
+    source = local_directory(path)
+    with readable(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side=padding_side, trust_remote_code=False)
+    tokenizer.padding_side = padding_side
+    if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of `{path}` has no chat template or no end token; "
+            "needed is a chat model (its name often ends in `-Instruct`)"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masks go by length, so pad may be EOS
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def load_policy(base_model: str, directory: str = "") -> PolicyModel:
+    """A policy in eval mode: the base, full weights, or the base with an adapter.
+
+    Args:
+        base_model: local directory or hub name.
+        directory: what training produced; empty is the base model itself.
+    Raises: ModelError: missing, damaged, unsafe or too large.
+    """
+    device, dtype = device_and_dtype()
+    language_model = _load_language_model(base_model, directory, dtype)
+    return PolicyModel(language_model).to(device).eval().requires_grad_(False)
+
+
+def load_trainable_policy(config: PPOConfig) -> TrainablePolicy:
+    """The starting policy with what PPO trains, a value head, and its reference.
+
+    The value head starts at zero: scores are standardised, so zero is the best guess before the first update.
+    """
+    device, dtype = device_and_dtype()
+    tuning = resolve_tuning(config, count_parameters(config.base_model))
+    if tuning == "full":
+        dtype = torch.float32  # AdamW's small steps vanish in bf16
+    start = config.start_policy
+    model = _load_language_model(config.base_model, start, dtype)
+    has_start_adapter = isinstance(model, PeftModel) and tuning == "lora"
+    if has_start_adapter:
+        cast(PeftModel, model).load_adapter(start, "reference", is_trainable=False)
+    elif tuning == "lora":
+        model = _add_adapter(model, config.lora_rank)
+    elif isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    model.requires_grad_(tuning == "full")
+    if isinstance(model, PeftModel):
+        model.set_adapter("default")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".default." in name)
+    head = nn.Linear(_unwrap(model).config.hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    policy = TrainablePolicy(model, head, tuning, has_start_adapter).to(device)
+    for frozen in policy._frozen_copy:
+        frozen.to(device)
+    return policy.eval()  # eval: dropout would make the ratio of an unchanged policy differ from 1
+
+
+def load_reward_model(base_model: str, directory: str) -> RewardModel:
+    """A reward model in eval mode: full weights, or an adapter with its score head on the base.
+
+    Raises: ModelError: missing, damaged, unsafe or too large.
+    """
+    device, dtype = device_and_dtype()
+    path = _existing(directory)
+    is_adapter = (path / "adapter_config.json").is_file()
+    source = local_directory(base_model if is_adapter else path)
+    check_memory(load_config(source), source)
+    with readable(source):
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    if is_adapter:
+        classifier = _load_adapter(classifier, path)
+    tokenizer = load_tokenizer(path if (path / "tokenizer_config.json").is_file() else base_model, "right")
+    return RewardModel(classifier, tokenizer).to(device).eval().requires_grad_(False)
+
+
+def save_policy(
+    policy: TrainablePolicy, tokenizer: PreTrainedTokenizerBase, directory: Path, *, merge: bool
+) -> None:
+    """Write full weights or the adapter, the value head and the tokenizer into an existing directory.
+
+    Args:
+        merge: write full weights even where an adapter was trained, because it sits on other weights than the
+            base model's.
+    """
+    model = policy.language_model
+    if isinstance(model, PeftModel) and merge:
+        copy.deepcopy(model).merge_and_unload().save_pretrained(directory)
+    elif isinstance(model, PeftModel):
+        model.save_pretrained(str(directory), safe_serialization=True, selected_adapters=["default"])
+        (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    else:
+        cast(PreTrainedModel, model).save_pretrained(directory)
+    assert policy.value_head is not None  # noqa: S101  # a TrainablePolicy always has one
+    head = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in policy.value_head.state_dict().items()
+    }
+    save_file(head, directory / VALUE_HEAD_FILE)
+    tokenizer.save_pretrained(str(directory))
+
+
+def load_value_head(policy: PolicyModel, directory: Path) -> None:
+    """Take over a saved value head."""
+    if policy.value_head is not None:
+        policy.value_head.load_state_dict(load_file(directory / VALUE_HEAD_FILE))
+
+
+def resolve_tuning(config: PPOConfig | RewardConfig, parameter_count: int) -> Literal["full", "lora"]:
+    """What `auto` means for a model of this size."""
+    if config.tuning != "auto":
+        return config.tuning
+    return "full" if parameter_count < SMALL_MODEL_PARAMETERS else "lora"
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    style_system: str | None = None,
+    max_tokens: int | None = None,
+) -> list[list[int]]:
+    """Token ids of each conversation up to where the response begins.
+
+    Args:
+        style_system: a style instruction, added to the prompt's own system message.
+        max_tokens: of a longer prompt the last tokens are kept.
+    """
+    encoded = []
+    for prompt in prompts:
+        system = "\n".join(part for part in (prompt.system, style_system) if part)
+        turns: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        turns += [{"role": turn.role, "content": turn.content} for turn in prompt.history]
+        turns.append({"role": "user", "content": prompt.text})
+        ids = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        encoded.append(list(cast(list[int], ids))[-(max_tokens or 0) :])
+    return encoded
+
+
+def encode_conversations(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    max_prompt_tokens: int | None = None,
+    max_response_tokens: int | None = None,
+) -> list[list[int]]:
+    """Token ids of prompt, response and EOS: what a reward model reads, scored at that EOS."""
+    encoded = encode_prompts(tokenizer, prompts, max_tokens=max_prompt_tokens)
+    texts = tokenizer(list(responses), add_special_tokens=False)["input_ids"] if responses else []
+    eos = cast(int, tokenizer.eos_token_id)
+    pairs = zip(encoded, texts, strict=True)
+    return [[*prompt, *response[:max_response_tokens], eos] for prompt, response in pairs]
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as one tensor and its mask, True on real tokens. ((B, T), (B, T) bool)"""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[index, place] = torch.tensor(row)
+        mask[index, place] = True
+    return ids, mask
+
+
+def count_parameters(base_model: str) -> int:
+    """Parameters of a model, from its configuration alone."""
+    return parameter_count(load_config(base_model))
+
+
+def _load_language_model(base_model: str, directory: str, dtype: torch.dtype) -> nn.Module:
+    path = _existing(directory) if directory else None
+    is_adapter = path is not None and (path / "adapter_config.json").is_file()
+    source = local_directory(path if path is not None and not is_adapter else base_model)
+    check_memory(load_config(source), source)
+    with readable(source):
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    return _load_adapter(model, cast(Path, path)) if is_adapter else model
+
+
+def _load_adapter(model: nn.Module, path: Path) -> PeftModel:
+    if not (path / ADAPTER_FILE).is_file():
+        raise ModelError(
+            f"`{path}` has an adapter_config.json but no `{ADAPTER_FILE}`; only safetensors are read"
+        )
+    with readable(path):
+        return cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
+
+
+def _add_adapter(model: nn.Module, rank: int) -> PeftModel:
+    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    if not (targets := [name for name in LORA_TARGETS if name in present]):
+        raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
+    settings = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+    )  # fmt: skip
+    return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))
+
+
+def _existing(directory: str) -> Path:
+    path = Path(directory)
+    if not path.is_dir():
+        raise ModelError(
+            f"the model directory `{directory}` does not exist; needed is what a training run produced"
+        )
+    return path
