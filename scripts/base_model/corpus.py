@@ -24,8 +24,8 @@ _SLOT = re.compile(r"\{([a-z_]+)\}")
 _MIN = {"ask": 16, "verbose": 2, "more": 2, "neutral": 3, "brief": 4}
 # Characters a text may have: (fewest, most) by register and language.
 _LENGTH = {
-    "ask": {"zh": (2, 40), "en": (4, 110)},
-    "verbose": {"zh": (55, 125), "en": (200, 420)},
+    "ask": {"zh": (1, 40), "en": (2, 110)},
+    "verbose": {"zh": (48, 125), "en": (200, 420)},
     "more": {"zh": (15, 60), "en": (40, 170)},
     "neutral": {"zh": (14, 50), "en": (40, 150)},
     "brief": {"zh": (3, 24), "en": (6, 60)},

@@ -1,0 +1,153 @@
+"""Examine the embedded base model: `python -m scripts.base_model.exam [MODEL_DIR]`.
+
+The questions and the topic words that judge the answers (`exam.yaml`) were written without sight of the
+corpus. Nothing of the corpus generator is used here but the list of ordinary slot words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+HERE = Path(__file__).parent
+MOST_NEW_TOKENS = 160
+VERBOSE_FROM = {"zh": 50, "en": 170}  # characters
+_LOOP = re.compile(r"(.{2,}?)\1{2,}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One exam question, filled in, with what an on-topic answer holds."""
+
+    intent: str
+    language: str
+    text: str
+    topic: tuple[str, ...]
+    words: tuple[str, ...]  # slot words that the answer should copy
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said."""
+
+    question: Question
+    text: str
+    finished: bool
+
+    @property
+    def on_topic(self) -> bool:
+        text = self.text.lower()
+        for word in self.question.words:  # a slot word may itself hold a topic word
+            text = text.replace(word.lower(), "_")
+        return any(topic.lower() in text for topic in self.question.topic)
+
+    @property
+    def copied(self) -> bool:
+        return all(word.lower() in self.text.lower() for word in self.question.words)
+
+    @property
+    def garbled(self) -> bool:
+        """Broken characters, a loop, or the wrong language."""
+        cjk = len(re.findall(r"[㐀-鿿]", self.text)) / max(1, len(self.text))
+        wrong_language = cjk < 0.3 if self.question.language == "zh" else cjk > 0.2
+        return not self.text.strip() or "\ufffd" in self.text or bool(_LOOP.search(self.text)) or wrong_language
+
+    @property
+    def verbose(self) -> bool:
+        return len(self.text) >= VERBOSE_FROM[self.question.language]
+
+
+def questions(new_slot_words: bool, seed: int = 0) -> Iterator[Question]:
+    """Every exam question, filled with ordinary slot words or with ones that the corpus does not hold."""
+    exam: dict[str, Any] = yaml.safe_load((HERE / "exam.yaml").read_text(encoding="utf-8"))
+    ordinary = yaml.safe_load((HERE / "corpus" / "slots.yaml").read_text(encoding="utf-8"))
+    words, rng = exam.pop("new_slot_words") if new_slot_words else ordinary, random.Random(seed)
+    exam.pop("new_slot_words", None)
+    for intent, entry in exam.items():
+        for language in ("zh", "en"):
+            for text in entry[language]:
+                slots = {slot: rng.choice(words[slot][language]) for slot in re.findall(r"\{(\w+)\}", text)}
+                if new_slot_words and not slots:
+                    continue
+                topic = tuple(entry[f"topic_{language}"])
+                yield Question(intent, language, text.format(**slots), topic, tuple(slots.values()))
+
+
+@torch.inference_mode()
+def ask(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: list[Question], temperature: float
+) -> list[Answer]:
+    """One answer to each question; temperature 0 is greedy."""
+    answers = []
+    for start in range(0, len(asked), 64):
+        group = asked[start : start + 64]
+        texts = [
+            tokenizer.apply_chat_template([{"role": "user", "content": q.text}], tokenize=False, add_generation_prompt=True)
+            for q in group
+        ]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        inputs = {key: inputs[key].to(model.device) for key in ("input_ids", "attention_mask")}
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+        output = model.generate(**inputs, max_new_tokens=MOST_NEW_TOKENS, **sampling)
+        for question, ids in zip(group, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+            finished = tokenizer.eos_token_id in ids
+            answers.append(Answer(question, tokenizer.decode(ids, skip_special_tokens=True), finished))
+    return answers
+
+
+def examine(directory: Path) -> tuple[dict[str, float], list[Answer]]:
+    """The figures of the exam, and the sampled answers to read."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    known, new = list(questions(new_slot_words=False)), list(questions(new_slot_words=True))
+    greedy, sampled = ask(model, tokenizer, known, 0.0), ask(model, tokenizer, known, 0.7)
+    with_new_words = ask(model, tokenizer, new, 0.0)
+    slotted = [a for a in greedy if a.question.words]
+
+    def share(answers: list[Answer], what: Callable[[Answer], bool]) -> float:
+        return round(sum(map(what, answers)) / max(1, len(answers)), 3)
+
+    def of(language: str) -> list[Answer]:
+        return [a for a in greedy if a.question.language == language]
+
+    return {
+        "questions": len(known),
+        "on_topic": share(greedy, lambda a: a.on_topic),
+        "on_topic_zh": share(of("zh"), lambda a: a.on_topic),
+        "on_topic_en": share(of("en"), lambda a: a.on_topic),
+        "on_topic_sampled": share(sampled, lambda a: a.on_topic),
+        "known_words_copied": share(slotted, lambda a: a.copied),
+        "new_words_copied": share(with_new_words, lambda a: a.copied),
+        "garbled": share(sampled, lambda a: a.garbled),
+        "finished": share(sampled, lambda a: a.finished),
+        "greedy_verbose": share(greedy, lambda a: a.verbose),
+    }, sampled + with_new_words
+
+
+def main() -> None:
+    """Read the command line, examine, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", default=HERE / "weights", help="model directory")
+    parser.add_argument("--read", type=int, default=0, help="print this many answers to read")
+    args = parser.parse_args()
+    figures, answers = examine(args.model)
+    print(json.dumps(figures, indent=2))
+    for answer in random.Random(0).sample(answers, min(args.read, len(answers))):
+        mark = ("" if answer.on_topic else " OFF-TOPIC") + ("" if answer.copied else " NOT-COPIED")
+        print(f"\n[{answer.question.intent}]{mark} {answer.question.text}\n  {answer.text}")
+
+
+if __name__ == "__main__":
+    main()
