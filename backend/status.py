@@ -1,0 +1,148 @@
+"""What a workspace looks like right now: the five steps of the journey, its counts, runs and models.
+
+Frozen objects for the console, the terminal and the Label Studio protocol; each has `to_json()`. Read from
+rows only: knows nothing of Label Studio, Flask or DBOS, and starts nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+StepState = Literal[
+    "waiting",  # needs something first; the reason says what
+    "running",  # the backend works on it
+    "people",  # it is the team's turn
+    "done",
+    "attention",  # it failed or needs a decision
+]
+
+
+class View:
+    """A frozen dataclass that goes to JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class Step(View):
+    """One of the five steps of the journey."""
+
+    key: Literal["candidates", "rankings", "reward", "ppo", "review"]
+    state: StepState
+    reason_zh: str
+    """What it waits for, does, or reached."""
+    reason_en: str
+    done: int = 0
+    total: int = 0
+    run_id: str | None = None
+    """The run whose curves belong to it."""
+
+
+@dataclass(frozen=True)
+class RunView(View):
+    """One run of a stage."""
+
+    id: str
+    kind: str
+    state: str
+    round_id: str | None
+    attempts: int
+    progress_done: int
+    progress_total: int
+    progress_what: str
+    result: dict[str, Any] | None
+    error: str
+    created: float
+    started: float | None
+    finished: float | None
+
+
+@dataclass(frozen=True)
+class RoundView(View):
+    """One turn of the loop."""
+
+    id: str
+    number: int
+    state: str
+    verdict: dict[str, Any] | None
+    comparisons: int
+    judged: int
+    reason: str
+    created: float
+    finished: float | None
+
+
+@dataclass(frozen=True)
+class ModelView(View):
+    """One published model."""
+
+    id: str
+    kind: str
+    round_id: str | None
+    run_id: str
+    parent: str
+    state: str
+    serving: bool
+    metrics: dict[str, Any]
+    created: float
+
+
+@dataclass(frozen=True)
+class AdviceView(View):
+    """What to do next, and the number that says so."""
+
+    id: str
+    zh: str
+    en: str
+    action: str | None
+    """Something the console can do at once: `start_training`, `rank_more`, `import_prompts`, `promote`, ..."""
+
+
+@dataclass(frozen=True)
+class Counts(View):
+    """How much there is of everything."""
+
+    prompts: int
+    prompts_published: int
+    prompts_flagged: int
+    responses: int
+    rankings: int
+    rankings_new: int
+    rankings_needed: int
+    """New rankings after which the reward model trains by itself; 0 if it would now."""
+    annotators: int
+    malformed: int
+    comparisons: int
+    judgements: int
+
+
+@dataclass(frozen=True)
+class WorkspaceStatus(View):
+    """Everything that the console's first page shows of one workspace."""
+
+    workspace: str
+    title: str
+    prompts_project: int
+    ranking_project: int
+    review_project: int
+    serving_policy: str
+    counts: Counts
+    steps: tuple[Step, ...]
+    """candidates, rankings, reward, ppo, review; always these five."""
+    next_zh: str
+    """The one thing that happens next, or that someone must do."""
+    next_en: str
+    round: RoundView | None
+    """The current round."""
+    rounds: tuple[RoundView, ...]
+    runs: tuple[RunView, ...]
+    """Oldest first."""
+    models: tuple[ModelView, ...]
+    advice: tuple[AdviceView, ...]
+    problems: tuple[dict[str, Any], ...] = ()
+    """What the last reconciliation could not use: `{"id", "count", "zh", "en"}` each."""
+    label_studio_error: str = ""
+    """Why Label Studio could not be read at the last look; empty if it could."""
