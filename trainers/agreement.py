@@ -1,7 +1,7 @@
 """How far the annotators agree, and what that lets a reward model reach.
 
-Standard library only; takes rankings as they are, one an annotator and prompt. The reward stage puts the result
-beside the held-out accuracy.
+Standard library only; takes rankings as they are, one an annotator and prompt. The reward stage puts the
+result beside the held-out accuracy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Agreement:
     """Agreement of the annotators over all prompts that two or more of them ranked."""
 
     rate: float | None
-    """Share of the judgements in which two annotators prefer the same answer of a pair; `None` without any."""
+    """Share of the judgements in which both prefer the same answer; `None` without a judgement."""
     judgements: int
     """Pairs of answers times pairs of annotators, both with a preference."""
     kendall_tau: float | None
@@ -38,7 +38,7 @@ class Agreement:
 
 
 def measure_agreement(rankings: Iterable[Ranking]) -> Agreement:
-    """Compare every two annotators on every prompt that both ranked; answers that one of them tied are left out."""
+    """Compare every two annotators on every prompt that both ranked. Pairs that either tied are left out."""
     by_prompt: dict[str, list[Ranking]] = defaultdict(list)
     annotators = set()
     for ranking in rankings:

@@ -1,7 +1,7 @@
 """Ending a stage in good order when the process is told to (SIGTERM, Ctrl-C).
 
-Standard library only. A stage with checkpoints asks `stop_requested()` where it can save one, saves it and raises
-`Stopped`. A stage that never asks is interrupted where it is: what it leaves is whole or absent in any case.
+Standard library only. A stage with checkpoints asks `stop_requested()` where it can save one, saves it and
+raises `Stopped`. One that never asks is interrupted where it is: what it leaves is whole or absent anyway.
 `trainers.__main__` turns `Stopped` into exit code 75.
 """
 
@@ -23,7 +23,7 @@ _asked = threading.Event()
 
 
 class Stopped(BaseException):
-    """The stage ends before its time and goes on when started again. No `Exception`: nothing may swallow it."""
+    """The stage ends early and goes on when started again. No `Exception`, so that nothing swallows it."""
 
 
 def stop_requested() -> bool:

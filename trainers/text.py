@@ -12,15 +12,13 @@ from collections import Counter
 
 from trainers.records import Language
 
-LOOP_REPEATS = 3
-LOOP_CHARACTERS = 10
-"""A passage said at least three times in a row, ten characters or more in all, is a loop (`哈哈哈` is none)."""
 REPETITIVE = 0.3
 """Above this share of repeated passages a text is repetitive."""
 
 _IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _UNIT = re.compile(rf"{_IDEOGRAPH.pattern}|[^\W_]+(?:['’][^\W_]+)?")
-_LOOP = re.compile(rf"(.{{1,40}}?)\1{{{LOOP_REPEATS - 1},}}", re.DOTALL)
+_LOOP = re.compile(r"(.)\1{9,}|(..)\2{4,}|(...)\3{3,}|(.{4,40}?)\4{2,}", re.DOTALL)
+"""A passage said three or more times in a row, ten characters or more in all (`哈哈哈` is none)."""
 _HARMLESS_LOOP = re.compile(r"[\d.,]*\d[\d.,]*|[-|=_*#:~.\s]+")  # 1,000,000,000 and a Markdown rule
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:pad|unk|eos|bos)>")
 _LONG_NUMBER = re.compile(r"\d{20,}")
@@ -35,7 +33,7 @@ def language(text: str) -> Language:
 
 
 def is_garbled(text: str) -> bool:
-    """True if the text is no sentence of anyone's: broken characters, noise or a loop. An empty one is not."""
+    """True if no person would write this: broken characters, noise or a loop. An empty text is not."""
     return (
         any(map(_is_broken, text))
         or bool(_SPECIAL_TOKEN.search(text))
@@ -49,16 +47,13 @@ def is_garbled(text: str) -> bool:
 def has_loop(text: str) -> bool:
     """True if a passage is said three or more times in a row, ten characters or more in all."""
     packed = "".join(text.casefold().split())
-    return any(
-        len(match[0]) >= LOOP_CHARACTERS and not _HARMLESS_LOOP.fullmatch(match[1])
-        for match in _LOOP.finditer(packed)
-    )
+    return any(not _HARMLESS_LOOP.fullmatch(match[match.lastindex or 0]) for match in _LOOP.finditer(packed))
 
 
 def repetition(text: str) -> float:
     """Share (0 to 1) of the passages that the text has said before.
 
-    A passage is six Chinese characters or three words; a text shorter than two passages has said nothing twice.
+    A passage is six Chinese characters or three words; passages overlap.
     """
     units = _UNIT.findall(text.casefold())
     length = 6 if language(text) == "zh" else 3

@@ -1,0 +1,143 @@
+"""`python -m trainers STAGE --run-dir D`: run one stage on its run directory.
+
+Knows the stages by name only and imports the one that runs. Configures logging, turns what a stage raises into
+an exit code and `error.json`, and writes `result.json` last. Exit codes:
+
+    0   finished, now or before (`result.json` is there)
+    1   a bug: traceback on stderr, error.json
+    2   something to act on: one line on stderr, error.json
+    75  stopped (SIGTERM, Ctrl-C, or the parent is gone); started again, the stage goes on
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from trainers import stopping
+from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
+from trainers.errors import RunError, TrainerError
+from trainers.field_docs import field_docs
+from trainers.manifest import write_json_atomic
+from trainers.progress_bar import progress_bar
+from trainers.run_dir import RunDir
+
+STAGES: dict[str, tuple[type[StageConfig], str]] = {
+    "generate": (GenerationConfig, "write candidate answers to the prompts of `input/prompts.jsonl`"),
+    "reward": (RewardConfig, "train the reward model on `input/rankings.jsonl` and hold it against the gate"),
+    "ppo": (PPOConfig, "move the policy towards the reward on the prompts of `input/prompts.jsonl`"),
+    "compare": (CompareConfig, "answer `input/prompts.jsonl` with two models, for blind review"),
+}
+EXIT_DONE, EXIT_BUG, EXIT_USER = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    run_dir = RunDir(options.run_dir)
+    if run_dir.result_path.is_file():
+        return EXIT_DONE
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stopping.install()
+    if os.environ.get("RLHF_EXIT_WITH_PARENT") == "1":
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        if not run_dir.path.is_dir():
+            raise RunError(f"`{run_dir.path}` is no directory; needed is a run directory with its `input/`")
+        with run_dir.lock():
+            return _run_locked(options.stage, run_dir, options.config or run_dir.config_path)
+    except TrainerError as error:
+        return _tell(error)
+    except stopping.Stopped:
+        return _tell_stopped(options.stage)
+
+
+def _run_locked(stage: str, run_dir: RunDir, config_path: Path) -> int:
+    """Run the stage and record how it ended; only the holder of the lock writes into the directory."""
+    if run_dir.result_path.is_file():  # by the trainer that held the lock before
+        return EXIT_DONE
+    run_dir.error_path.unlink(missing_ok=True)
+    try:
+        run_dir.write_result(_run(stage, run_dir, config_path))
+    except TrainerError as error:
+        run_dir.write_error(error)
+        return _tell(error)
+    except Exception as error:  # noqa: BLE001 - the last resort: recorded, shown, exit code 1
+        traceback.print_exc()
+        run_dir.write_error(error)
+        return EXIT_BUG
+    return EXIT_DONE
+
+
+def _run(stage: str, run_dir: RunDir, config_path: Path) -> dict[str, Any]:
+    config = STAGES[stage][0].read(config_path)
+    _keep_config(config, run_dir)
+    with progress_bar(stage, run_dir.metrics_path, Console(stderr=True)):
+        result: dict[str, Any] = importlib.import_module(f"trainers.{stage}").run(config, run_dir)
+    return result
+
+
+def _keep_config(config: StageConfig, run_dir: RunDir) -> None:
+    """The run directory says what it was made with, and is not gone on with under another configuration."""
+    if not run_dir.config_path.exists():
+        write_json_atomic(run_dir.config_path, config.to_json())
+    elif type(config).read(run_dir.config_path) != config:
+        raise RunError(
+            f"`{run_dir.path}` belongs to another configuration (its `config.json`);"
+            " leave out --config to go on with that, or begin a new run directory"
+        )
+
+
+def _exit_with_parent() -> None:
+    """End when the pipe on stdin closes: the process that holds it is gone, its successor starts us again."""
+    sys.stdin.buffer.read()
+    os._exit(stopping.EXIT_STOPPED)
+
+
+def _tell(error: TrainerError) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_USER
+
+
+def _tell_stopped(stage: str) -> int:
+    print(f"{stage} was stopped; start it again to go on", file=sys.stderr)
+    return stopping.EXIT_STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers", description="Run one stage on its run directory."
+    )
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, (kind, purpose) in STAGES.items():
+        stage = stages.add_parser(
+            name,
+            help=purpose,
+            description=f"{purpose[0].upper()}{purpose[1:]}.",
+            epilog=_describe_fields(kind),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        stage.add_argument("--run-dir", type=Path, required=True, metavar="D", help="the run directory")
+        stage.add_argument("--config", type=Path, metavar="F", help="JSON object; default: D/config.json")
+    return parser
+
+
+def _describe_fields(kind: type[StageConfig]) -> str:
+    lines = ["fields of the configuration:"]
+    for field in field_docs(kind):
+        default = "required" if field.default is None else f"default {field.default}"
+        lines += [f"  {field.name}: {field.type}, {default}", f"      {field.doc}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
