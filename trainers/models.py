@@ -90,7 +90,7 @@ class PolicyModel(nn.Module):
 
 
 class TrainablePolicy(PolicyModel):
-    """The policy that PPO changes and the reference that it started from; with adapters both share one base."""
+    """The policy that PPO changes and the reference it started from; with adapters both share one base."""
 
     def __init__(
         self,

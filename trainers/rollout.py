@@ -1,0 +1,162 @@
+"""The rollout record: responses as tokens, with what was known about them when they were sampled.
+
+    prompt_ids      B rows of any length, no padding
+    response_ids    (B, R) long, EOS included, pad where masked
+    response_mask   (B, R) bool, True on real response tokens, EOS included
+    finished        (B,)   bool, True where the response ended by itself
+    logprobs        (B, R) fp32, of the policy that sampled, at the sampling temperature; 0 where masked
+    values          (B, R) fp32, of the state before each token; 0 where masked; `None` without a value head
+
+Made by `trainers.sampling`; `evaluate` computes the same quantities again under changed weights for
+`trainers.ppo`. Knows nothing of rewards or of text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from trainers.errors import ShapeError
+from trainers.models import PolicyModel, pad
+
+LOGITS_AT_ONCE = 2**26
+"""Logits held at once (256 MiB in fp32); with more, they are computed in parts, again in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled responses; see the module for shapes."""
+
+    prompt_ids: tuple[tuple[int, ...], ...]
+    response_ids: Tensor
+    response_mask: Tensor
+    finished: Tensor
+    logprobs: Tensor
+    values: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows, width = self.response_ids.shape
+        tensors = (self.response_mask, self.logprobs, *(() if self.values is None else (self.values,)))
+        if len(self.prompt_ids) != rows or any(tensor.shape != (rows, width) for tensor in tensors):
+            shapes = [tuple(tensor.shape) for tensor in tensors]
+            raise ShapeError(f"{len(self.prompt_ids)} prompts, responses ({rows}, {width}), others {shapes}")
+        if rows and not bool(self.response_mask.any(dim=1).all()):
+            raise ShapeError("a response has no token; a response that ends at once still holds EOS")
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each response, EOS included. (B,)"""
+        return self.response_mask.sum(dim=1)
+
+    def responses(self) -> list[list[int]]:
+        """Each response's tokens, EOS included, without padding."""
+        lengths = self.lengths.tolist()
+        return [row[:length] for row, length in zip(self.response_ids.tolist(), lengths, strict=True)]
+
+    def select(self, rows: Sequence[int]) -> Rollout:
+        """These rows, trimmed to their longest response."""
+        index = torch.as_tensor(list(rows), device=self.response_ids.device)
+        width = int(self.lengths[index].max())
+        return Rollout(
+            prompt_ids=tuple(self.prompt_ids[row] for row in rows),
+            response_ids=self.response_ids[index, :width],
+            response_mask=self.response_mask[index, :width],
+            finished=self.finished[index],
+            logprobs=self.logprobs[index, :width],
+            values=None if self.values is None else self.values[index, :width],
+        )
+
+    def by_length(self, size: int) -> list[list[int]]:
+        """Row numbers in groups of at most `size` of like length, so that groups need little padding."""
+        totals = self.lengths.tolist()
+        order = sorted(range(len(self)), key=lambda row: (len(self.prompt_ids[row]) + totals[row], row))
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def replace(self, logprobs: Tensor, values: Tensor | None) -> Rollout:
+        """The same tokens, evaluated again."""
+        return dataclasses.replace(self, logprobs=logprobs, values=values)
+
+
+class TokenOutputs(NamedTuple):
+    """What a model says of the N real response tokens of a rollout, row after row."""
+
+    logprobs: Tensor
+    """(N,)"""
+    values: Tensor | None
+    """(N,)"""
+    entropy: Tensor | None
+    """(N,)"""
+
+
+def response_mask(response_ids: Tensor, eos_ids: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """Where the real tokens are: up to and with the first end token, whatever follows it.
+
+    Args:
+        response_ids: (B, R)
+    Returns:
+        (mask, finished): (B, R) bool, True on real tokens; (B,) bool, True where an end token was found.
+    """
+    ends = torch.isin(response_ids, torch.tensor(sorted(eos_ids), device=response_ids.device))
+    ends_before = ends.long().cumsum(dim=1) - ends.long()
+    return ends_before == 0, ends.any(dim=1)
+
+
+def evaluate(
+    model: PolicyModel,
+    rollout: Rollout,
+    temperature: float,
+    *,
+    with_values: bool = False,
+    with_entropy: bool = False,
+) -> TokenOutputs:
+    """Logprobs, values and entropy of the rollout's response tokens under the model as it is now.
+
+    Prompt and response stand next to each other and padding only at the end, where a causal model cannot see
+    it: no mask is needed. Logits are computed for response tokens only.
+    """
+    rows = [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)]
+    ids, real = pad(rows, 0, "right")
+    prompt_lengths = torch.tensor([len(prompt) for prompt in rollout.prompt_ids])
+    is_response = real & (torch.arange(ids.shape[1]) >= prompt_lengths[:, None])
+    ids, is_response = ids.to(model.device), is_response.to(model.device)
+    hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    before = hidden[:, :-1][is_response[:, 1:]]  # (N, H): the state from which each response token was drawn
+    targets = ids[is_response]  # (N,)
+    logprobs, entropy = _token_logprobs(model, before, targets, temperature, with_entropy)
+    return TokenOutputs(logprobs, model.values(before) if with_values else None, entropy)
+
+
+def _token_logprobs(
+    model: PolicyModel, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    def of(part: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs = torch.log_softmax(model.logits(part) / temperature, dim=-1)
+        chosen = logprobs.gather(1, wanted[:, None]).squeeze(1)
+        if not with_entropy:
+            return chosen, chosen.new_zeros(0)
+        return chosen, -(logprobs.exp() * logprobs).sum(dim=-1)
+
+    size = max(1, LOGITS_AT_ONCE // int(model.causal_model.config.vocab_size))
+    if len(targets) <= size:
+        chosen, entropy = of(hidden, targets)
+    else:
+        pieces = zip(hidden.split(size), targets.split(size), strict=True)
+        results = [checkpoint(of, part, wanted, use_reentrant=False) for part, wanted in pieces]
+        chosen, entropy = (torch.cat(column) for column in zip(*results, strict=True))
+    return chosen, entropy if with_entropy else None
+
+
+def scatter(flat: Tensor, mask: Tensor) -> Tensor:
+    """N values back to their places. (N,), (B, R) bool -> (B, R), 0 where masked"""
+    out = flat.new_zeros(mask.shape)
+    out[mask] = flat
+    return out

@@ -1,0 +1,150 @@
+"""Samples responses: prompts as tokens in, a `Rollout` out.
+
+Each row has its own random numbers, drawn before the first token, so a response depends neither on the batch
+size nor on its neighbours, beyond rounding. Knows nothing of rewards; used by PPO, candidate generation and comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from trainers.decoder import Decoder, decoder_for
+from trainers.errors import ShapeError
+from trainers.models import PolicyModel
+from trainers.rollout import Rollout
+
+COMPACT_BELOW = 0.8
+"""Ended rows are dropped from the batch when the others are fewer than this share of it."""
+
+
+@torch.no_grad()
+def sample(
+    model: PolicyModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    temperature: float | Sequence[float] = 1.0,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> Rollout:
+    """One response to each prompt.
+
+    Args:
+        prompt_ids: rows of token ids, as `trainers.models.encode_prompts` makes them.
+        temperature: one for all or one a row; 0 is greedy (its logprobs are those at temperature 1).
+        generator: on the CPU; its state decides every response.
+        batch_size: rows decoded together; prompts of like length go together.
+        progress: called with the number of finished rows after each batch.
+    """
+    count = len(prompt_ids)
+    temperatures = torch.tensor([temperature] * count if isinstance(temperature, (int, float)) else temperature)
+    if len(temperatures) != count or not all(prompt_ids):
+        raise ShapeError(f"{count} prompts, {len(temperatures)} temperatures; needed is one a prompt, none empty")
+    chances = torch.rand(count, max_new_tokens, generator=generator)
+    pad_id = cast(int, tokenizer.pad_token_id)
+    result = _Result(count, max_new_tokens, pad_id, model.value_head is not None)
+    order = sorted(range(count), key=lambda row: len(prompt_ids[row]))
+    decoder = decoder_for(model)
+    ends = torch.tensor(sorted({cast(int, tokenizer.eos_token_id)} | model.eos_ids), device=model.device)
+    for start in range(0, count, batch_size):
+        rows = torch.tensor(order[start : start + batch_size])
+        prompts = [list(prompt_ids[row]) for row in rows.tolist()]
+        _sample_batch(model, decoder, prompts, rows, temperatures, chances, ends, result)
+        if progress is not None:
+            progress(min(count, start + batch_size))
+    return result.rollout(prompt_ids)
+
+
+def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
+    """The responses as text, without end tokens."""
+    texts = tokenizer.batch_decode(rollout.responses(), skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+class _Result:
+    """The growing (B, R) tensors of a rollout, on the CPU."""
+
+    def __init__(self, count: int, width: int, pad_id: int, with_values: bool) -> None:
+        self.ids = torch.full((count, width), pad_id)
+        self.mask = torch.zeros((count, width), dtype=torch.bool)
+        self.logprobs = torch.zeros(count, width)
+        self.values = torch.zeros(count, width) if with_values else None
+        self.finished = torch.zeros(count, dtype=torch.bool)
+
+    def put(self, rows: Tensor, step: int, tokens: Tensor, logprobs: Tensor, values: Tensor | None) -> None:
+        self.ids[rows, step] = tokens
+        self.mask[rows, step] = True
+        self.logprobs[rows, step] = logprobs
+        if self.values is not None and values is not None:
+            self.values[rows, step] = values
+
+    def rollout(self, prompt_ids: Sequence[Sequence[int]]) -> Rollout:
+        width = int(self.mask.any(dim=0).sum())
+        return Rollout(
+            prompt_ids=tuple(tuple(row) for row in prompt_ids),
+            response_ids=self.ids[:, :width].clone(),
+            response_mask=self.mask[:, :width].clone(),
+            finished=self.finished,
+            logprobs=self.logprobs[:, :width].clone(),
+            values=None if self.values is None else self.values[:, :width].clone(),
+        )
+
+
+def _sample_batch(
+    model: PolicyModel,
+    decoder: Decoder,
+    prompts: list[list[int]],
+    rows: Tensor,
+    temperatures: Tensor,
+    chances: Tensor,
+    ends: Tensor,
+    result: _Result,
+) -> None:
+    """Decode one batch; `rows` says where each of its rows stands in the result."""
+    device = model.device
+    hidden = decoder.start(prompts, result.ids.shape[1])
+    heat, chance = temperatures[rows].to(device), chances[rows].to(device)
+    going = torch.ones(len(rows), dtype=torch.bool)
+    for step in range(result.ids.shape[1]):
+        tokens, logprobs = choose(model.logits(hidden), heat, chance[:, step])
+        values = None if model.value_head is None else model.values(hidden).cpu()[going]
+        ended = torch.isin(tokens, ends).cpu()
+        result.put(rows[going], step, tokens.cpu()[going], logprobs.cpu()[going], values)
+        result.finished[rows[going & ended]] = True
+        going &= ~ended
+        if not going.any():
+            return
+        if going.float().mean() < COMPACT_BELOW:
+            kept = going.nonzero().squeeze(1)
+            decoder.keep(kept.to(device))
+            rows, going = rows[kept], going[kept]
+            heat, chance, tokens = (t[kept.to(device)] for t in (heat, chance, tokens))
+        if step + 1 < result.ids.shape[1]:
+            hidden = decoder.step(tokens)
+
+
+def choose(logits: Tensor, temperatures: Tensor, chances: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a token from each row by inverting its cumulative distribution.
+
+    Args:
+        logits: (B, V)
+        temperatures: (B,); 0 takes the likeliest token.
+        chances: uniform numbers in [0, 1). (B,)
+    Returns:
+        (tokens, logprobs), each (B,).
+    """
+    greedy = temperatures == 0
+    logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperatures)[:, None], dim=-1)
+    below = logprobs.exp().cumsum(dim=-1)  # (B, V)
+    drawn = torch.searchsorted(below, (chances * below[:, -1])[:, None], right=True).squeeze(1)
+    if bool(greedy.any()):
+        drawn = torch.where(greedy, logits.argmax(dim=-1), drawn)
+    tokens = drawn.clamp(max=logits.shape[1] - 1)
+    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
