@@ -1,0 +1,122 @@
+"""Losses and divergence estimators: tensors in, tensors out.
+
+Everything here is per token or per response and not reduced, unless it says so: the caller sums and divides by
+the count of the whole mini-batch, so that splitting a mini-batch changes nothing. Imports torch only.
+Used by `trainers.ppo` and `trainers.reward`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainers.errors import ShapeError
+
+
+def same_shape(**tensors: Tensor) -> None:
+    """Raises: ShapeError: the tensors' shapes differ; names them."""
+    if len({tuple(tensor.shape) for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"`{name}` {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ShapeError(f"shapes differ: {shapes}; needed is one shape for all")
+
+
+def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_range: float) -> Tensor:
+    """PPO's clipped surrogate, to be minimised.
+
+        rₜ = exp(logprobsₜ − old_logprobsₜ)        Lₜ = −min(rₜ Âₜ, clip(rₜ, 1 − ε, 1 + ε) Âₜ)
+
+    Args:
+        logprobs: under the policy being trained. (N,)
+        old_logprobs: under the policy that sampled, without gradient. (N,)
+        advantages: without gradient. (N,)
+        clip_range: ε.
+    Returns:
+        The loss of each token. (N,)
+    Raises:
+        ShapeError: shapes differ.
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
+    """
+    same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    ratio = (logprobs - old_logprobs).exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, value_clip_range: float) -> Tensor:
+    """Clipped squared error of the value estimate.
+
+        Vᶜ = clip(V, Vₒₗₔ − ε, Vₒₗₔ + ε)        L = ½ max((V − R)², (Vᶜ − R)²)
+
+    Args:
+        values: under the value head being trained. (N,)
+        old_values: from before the update, without gradient. (N,)
+        returns: without gradient. (N,)
+        value_clip_range: ε.
+    Returns:
+        The loss of each token. (N,)
+    Raises:
+        ShapeError: shapes differ.
+    Source: Huang et al., "The N implementation details of RLHF with PPO", after OpenAI's code.
+    """
+    same_shape(values=values, old_values=old_values, returns=returns)
+    clipped = torch.clamp(values, old_values - value_clip_range, old_values + value_clip_range)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """KL(policy ‖ reference) from samples of the policy, unbiased, of either sign: log p − log q. (N,)
+
+    Source: Schulman 2020, "Approximating KL divergence".
+    """
+    same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
+    return logprobs - ref_logprobs
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """KL(policy ‖ reference) from samples of the policy, unbiased, never negative: (r − 1) − log r, r = q / p. (N,)
+
+    Source: Schulman 2020, "Approximating KL divergence".
+    """
+    same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
+    log_ratio = ref_logprobs - logprobs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """−log σ(chosen − rejected): how surprising the preference is under the scores. (N,)
+
+    Raises:
+        ShapeError: shapes differ.
+    Source: Bradley and Terry 1952; Ouyang et al. 2022, arXiv:2203.02155, eq. 1.
+    """
+    same_shape(chosen=chosen, rejected=rejected)
+    return -functional.logsigmoid(chosen - rejected)
+
+
+def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> Tensor:
+    """Negative log-likelihood of a whole ranking, ties by Breslow's approximation, a mean over its choices.
+
+        L = −(1/n) Σᵢ (sᵢ − log Σ_{j: rankⱼ ≥ rankᵢ} exp sⱼ)    over the n answers that beat at least one other
+
+    With two answers this is Bradley-Terry; a ranking that is one tie costs nothing.
+
+    Args:
+        scores: (K,)
+        ranks: 0 is best; equal numbers are tied; −1 is padding. (K,) long
+    Returns:
+        A scalar.
+    Raises:
+        ShapeError: shapes differ.
+    Source: Plackett 1975; Breslow 1974 for ties.
+    """
+    same_shape(scores=scores, ranks=ranks)
+    real = ranks >= 0
+    beats = (ranks[None, :] > ranks[:, None]) & real[:, None] & real[None, :]  # (K, K): row beats column
+    chooser = beats.any(dim=1)
+    if not bool(chooser.any()):
+        return scores.sum() * 0.0  # keeps the graph
+    # the set that i was chosen from: itself and what it beats, not those tied with it, whose order is unknown
+    field = beats | torch.eye(len(ranks), dtype=torch.bool, device=ranks.device)
+    log_sums = scores[None, :].masked_fill(~field, float("-inf")).logsumexp(dim=1)
+    return (log_sums - scores)[chooser].mean()
