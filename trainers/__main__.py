@@ -1,7 +1,7 @@
 """`python -m trainers STAGE --run-dir D`: run one stage on its run directory.
 
-Knows the stages by name only and imports the one that runs. Configures logging, turns what a stage raises into
-an exit code and `error.json`, and writes `result.json` last. Exit codes:
+Knows the stages by name only and imports the one that runs. Configures logging, turns what a stage raises
+into an exit code and `error.json`, and writes `result.json` last. Exit codes:
 
     0   finished, now or before (`result.json` is there)
     1   a bug: traceback on stderr, error.json

@@ -1,6 +1,6 @@
 """The line of documentation below each field of a dataclass, read from its source.
 
-Standard library only. `python -m trainers STAGE --help` prints it; a test of a settings table compares with it.
+Standard library only. `python -m trainers STAGE --help` prints it; tests hold settings tables to it.
 """
 
 from __future__ import annotations

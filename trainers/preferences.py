@@ -138,7 +138,7 @@ def require_enough(
         raise DataError("there are no rankings; rank some answers first")
     if not preferences:
         raise DataError(
-            f"the {len(rankings)} rankings prefer no answer to another (all tied, or even between annotators);"
+            f"the {len(rankings)} rankings prefer no answer to another (tied, or even between annotators);"
             " rank more, better answers first"
         )
     if counts.prompts_train < MIN_TRAIN_PROMPTS or counts.prompts_heldout < MIN_HELDOUT_PROMPTS:
@@ -173,8 +173,8 @@ def to_trl(
         preferences: what `derive_preferences` made.
         candidates: the texts; each preference's prompt and answers are among them.
         path: the file to write, for `load_dataset("json", data_files=…)`.
-        conversational: messages instead of text; only these tell apart the system prompt and earlier turns,
-            which the plain text puts before the prompt with an empty line between.
+        conversational: messages instead of text; only these tell apart the system prompt and earlier turns.
+            In plain text they stand before the prompt, an empty line after each (TRL joins prompt and answer).
     """
     rows: list[dict[str, Any]] = []
     for prompt, chosen, rejected in _texts(preferences, candidates):
@@ -186,7 +186,7 @@ def to_trl(
             answers = [[{"role": "assistant", "content": text}] for text in (chosen, rejected)]
             rows.append({"prompt": turns, "chosen": answers[0], "rejected": answers[1]})
         else:
-            asked = "\n\n".join(turn["content"] for turn in turns)
+            asked = "".join(turn["content"] + "\n\n" for turn in turns)
             rows.append({"prompt": asked, "chosen": chosen, "rejected": rejected})
     _write_lines(path, rows)
 
