@@ -21,6 +21,8 @@ _LOOP = re.compile(r"(.)\1{9,}|(..)\2{4,}|(...)\3{3,}|(.{4,40}?)\4{2,}", re.DOTA
 """A passage said three or more times in a row, ten characters or more in all (`哈哈哈` is none)."""
 _HARMLESS_LOOP = re.compile(r"[\d.,]*\d[\d.,]*|[-|=_*#:~.\s]+")  # 1,000,000,000 and a Markdown rule
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:pad|unk|eos|bos)>")
+_MARKS = frozenset({"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc"})
+_MARKDOWN = frozenset("-|=*#_`")
 _LONG_NUMBER = re.compile(r"\d{20,}")
 _LONG_WORD = re.compile(r"(?<![/.\w])[A-Za-z]{31,}(?![/.\w])")
 
@@ -89,13 +91,10 @@ def _is_broken(character: str) -> bool:
 
 
 def _is_noise(text: str) -> bool:
-    """True if punctuation outweighs letters and digits. An emoji counts as neither."""
-    marks = sum(
-        unicodedata.category(c)[0] in "PS" and unicodedata.category(c) not in ("So", "Sk") for c in text
-    )
-    signs = sum(c.isalnum() for c in text)
-    emoji = sum(unicodedata.category(c) == "So" for c in text)
-    return marks > signs and (marks >= 4 or signs + emoji == 0)
+    """True if there is no letter, digit or emoji, or more punctuation (Markdown's apart) than these."""
+    signs = sum(c.isalnum() or unicodedata.category(c) == "So" for c in text)
+    marks = sum(unicodedata.category(c) in _MARKS and c not in _MARKDOWN for c in text)
+    return (signs == 0 and bool(text.strip())) or (marks >= 4 and marks > signs)
 
 
 def _fold(text: str) -> str:

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from trainers.evaluation import (
+    Accuracy,
+    Interval,
+    decide_gate,
+    judge_reviews,
+    pair_accuracy,
+    sign_test,
+    wilson_interval,
+    win_rate,
+)
+from trainers.records import Preference
+
+
+def gate_of(correct: float, pairs: int, **settings: float) -> tuple[str, int]:
+    gate = decide_gate(Accuracy(correct, pairs), **{"gate_accuracy": 0.85, "gate_margin": 0.10, **settings})
+    return gate.outcome, gate.rankings_needed
+
+
+# --- intervals
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (17, 20, 0.64, 0.95),
+        (85, 100, 0.77, 0.91),
+        (170, 200, 0.79, 0.89),
+        (0, 10, 0.0, 0.278),  # z²/(n + z²) = 3.841/13.841
+        (10, 10, 0.722, 1.0),
+    ],
+)
+def test_wilson_interval_of_published_figures(successes: int, trials: int, low: float, high: float) -> None:
+    interval = wilson_interval(successes, trials)
+    assert interval.low == pytest.approx(low, abs=0.006)
+    assert interval.high == pytest.approx(high, abs=0.006)
+
+
+def test_wilson_interval_of_nothing_is_everything() -> None:
+    assert wilson_interval(0, 0) == Interval(0.0, 1.0)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(-1, 3), (4, 3), (1, 0)])
+def test_wilson_interval_of_no_share_is_refused(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="no share"):
+        wilson_interval(successes, trials)
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_is_scipys(counts: tuple[int, int]) -> None:
+    expected = binomtest(*counts).proportion_ci(method="wilson")
+    interval = wilson_interval(*counts)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+# --- accuracy and gate
+
+
+def test_accuracy_counts_pairs_and_halves_equal_scores() -> None:
+    preferences = [Preference("p1", "a", "b"), Preference("p1", "c", "a"), Preference("p2", "d", "e")]
+    accuracy = pair_accuracy(preferences, {"a": 2.0, "b": 1.0, "c": 0.0, "d": 0.5, "e": 0.5})
+    assert (accuracy.correct, accuracy.pairs, accuracy.value) == (1.5, 3, 0.5)
+
+
+def test_accuracy_of_no_pairs_is_unknown() -> None:
+    accuracy = pair_accuracy([], {})
+    assert accuracy.value is None
+    assert accuracy.interval == Interval(0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("correct", "pairs", "outcome"),
+    [
+        (90, 100, "passed"),
+        (85, 100, "passed"),  # lower bound 0.767 ≥ 0.75
+        (84, 100, "not_enough_evidence"),  # below the gate, upper bound 0.899
+        (18, 20, "not_enough_evidence"),  # 0.9, but the lower bound is 0.699
+        (20, 20, "passed"),  # lower bound 0.839
+        (7, 7, "not_enough_evidence"),  # lower bound 0.646
+        (76, 100, "failed"),  # upper bound 0.833
+        (2, 20, "failed"),
+        (0, 0, "not_enough_evidence"),
+    ],
+)
+def test_gate_has_three_outcomes(correct: float, pairs: int, outcome: str) -> None:
+    assert gate_of(correct, pairs)[0] == outcome
+
+
+def test_gate_asks_for_20_to_50_rankings_unless_passed() -> None:
+    assert gate_of(90, 100) == ("passed", 0)
+    assert gate_of(2, 20) == ("failed", 50)
+    assert gate_of(0, 0) == ("not_enough_evidence", 50)  # far from 85 % of 70 pairs
+    assert gate_of(18, 20) == ("not_enough_evidence", 20)  # at 0.9 the gate passes with 40 pairs: 20/1.2 → 20
+    # at 17 of 20 it passes with 70 pairs (lower bound 0.749 < 0.75 at 70, so 80): 60/1.2 = 50
+    assert gate_of(17, 20) == ("not_enough_evidence", 50)
+    assert gate_of(17, 20, heldout_pairs_per_ranking=2.0) == ("not_enough_evidence", 30)
+
+
+def test_gate_seldom_passes_a_72_percent_model() -> None:
+    rng = random.Random(0)
+    passed = sum(
+        gate_of(sum(rng.random() < 0.72 for _ in range(100)), 100)[0] == "passed" for _ in range(500)
+    )
+    assert passed / 500 < 0.01
+
+
+# --- reviews
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "p_value"),
+    [
+        (15, 5, 0.0414),
+        (21, 9, 0.0428),
+        (61, 39, 0.0352),
+        (5, 15, 0.0414),
+        (3, 0, 0.25),
+        (0, 0, 1.0),
+        (4, 4, 1.0),
+    ],
+)
+def test_sign_test_of_published_figures(wins: int, losses: int, p_value: float) -> None:
+    assert sign_test(wins, losses).p_value == pytest.approx(p_value, abs=5e-5)
+
+
+def test_tie_counts_half_in_the_win_rate() -> None:
+    rate = win_rate(6, 2, 2)
+    assert rate.value == pytest.approx(0.7)
+    assert rate.interval == wilson_interval(7, 10)
+    assert win_rate(0, 0, 0).value is None
+
+
+@pytest.mark.parametrize(
+    ("wins", "ties", "losses", "decision"),
+    [
+        (15, 0, 5, "better"),
+        (5, 0, 15, "worse"),
+        (14, 0, 6, "not_enough_evidence"),  # p = 0.115
+        (15, 100, 5, "better"),  # ties are left out of the test
+        (21, 0, 21, "no_difference"),  # 42 reviews: 0.5 ± 0.145
+        (0, 42, 0, "no_difference"),
+        (5, 0, 5, "not_enough_evidence"),
+        (0, 0, 0, "not_enough_evidence"),
+    ],
+)
+def test_verdict_of_reviews(wins: int, ties: int, losses: int, decision: str) -> None:
+    assert judge_reviews(wins, ties, losses).decision == decision
+
+
+def test_settled_verdict_needs_no_more_reviews() -> None:
+    assert judge_reviews(15, 0, 5).reviews_needed == 0
+    assert judge_reviews(21, 0, 21).reviews_needed == 0
+
+
+def test_unsettled_verdict_says_how_many_reviews_would_settle_it() -> None:
+    # at 5 of 10, indifference is shown at 39 reviews: low bound ½ − z/(2√(n+z²)) ≥ 0.35 → n ≥ 38.9
+    assert judge_reviews(5, 0, 5).reviews_needed == 30
+    # at 8 of 10, n = ((1.96/2 + 0.8416·√0.16)/0.3)² = 19.3 → 20 reviews with 80 % power
+    assert judge_reviews(8, 0, 2).reviews_needed == 10
+    # half of the reviews are ties: twice as many, 39, and so are those that show indifference
+    assert judge_reviews(8, 10, 2).reviews_needed == 20
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
+def test_verdict_of_swapped_sides_is_the_opposite(wins: int, ties: int, losses: int) -> None:
+    opposite = {"better": "worse", "worse": "better"}
+    verdict, swapped = judge_reviews(wins, ties, losses), judge_reviews(losses, ties, wins)
+    assert swapped.decision == opposite.get(verdict.decision, verdict.decision)
+    assert swapped.p_value == pytest.approx(verdict.p_value)
+    assert swapped.reviews_needed == verdict.reviews_needed
