@@ -1,7 +1,7 @@
 """The whole backend behind one object: what the web part, the terminal and the tests call.
 
-Knows nothing of Flask or HTTP. Assembles store, Label Studio client, launcher and workflows, and runs the loop
-that makes our rows equal to Label Studio and starts what is due.
+Knows nothing of Flask or HTTP. Assembles store, Label Studio client, launcher and workflows, and runs the
+loop that makes our rows equal to Label Studio and starts what is due.
 """
 
 from __future__ import annotations

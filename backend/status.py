@@ -98,7 +98,7 @@ class AdviceView(View):
     zh: str
     en: str
     action: str | None
-    """Something the console can do at once: `start_training`, `rank_more`, `import_prompts`, `promote`, ..."""
+    """What the console can do at once: `start_training`, `rank_more`, `import_prompts`, `promote`, ..."""
 
 
 @dataclass(frozen=True)
