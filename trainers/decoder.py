@@ -95,7 +95,9 @@ class _Layer:
         rotated = [(_interleave(w, pairs), None if b is None else _interleave(b, pairs)) for w, b in rotated]
         self.qkv, self.qkv_bias = _fuse([*rotated, _weight_and_bias(attention.v_proj)])
         self.out, self.out_bias = _weight_and_bias(attention.o_proj)
-        self.gate_up, self.gate_up_bias = _fuse([_weight_and_bias(mlp.gate_proj), _weight_and_bias(mlp.up_proj)])
+        self.gate_up, self.gate_up_bias = _fuse(
+            [_weight_and_bias(mlp.gate_proj), _weight_and_bias(mlp.up_proj)]
+        )
         self.down, self.down_bias = _weight_and_bias(mlp.down_proj)
         self.norm_1 = layer.input_layernorm.weight
         self.norm_2 = layer.post_attention_layernorm.weight

@@ -44,9 +44,13 @@ def sample(
         progress: called with the number of finished rows after each batch.
     """
     count = len(prompt_ids)
-    temperatures = torch.tensor([temperature] * count if isinstance(temperature, (int, float)) else temperature)
+    temperatures = torch.tensor(
+        [temperature] * count if isinstance(temperature, (int, float)) else temperature
+    )
     if len(temperatures) != count or not all(prompt_ids):
-        raise ShapeError(f"{count} prompts, {len(temperatures)} temperatures; needed is one a prompt, none empty")
+        raise ShapeError(
+            f"{count} prompts, {len(temperatures)} temperatures; needed is one a prompt, none empty"
+        )
     chances = torch.rand(count, max_new_tokens, generator=generator)
     pad_id = cast(int, tokenizer.pad_token_id)
     result = _Result(count, max_new_tokens, pad_id, model.value_head is not None)

@@ -1,0 +1,479 @@
+"""PPO from a starting policy towards a reward, readable from top to bottom.
+
+    run            files in, files out: what `python -m trainers ppo` calls
+    train_ppo      the loop, in numbered steps
+    collect        responses, scores, advantages
+    learn          clipped policy and value updates on them
+    look           the verification prompts, from which checkpoint and stop are decided
+
+Knows nothing of Label Studio or of how the reward was trained. The result goes to `trainers.compare`.
+Sources: Schulman et al. 2017, arXiv:1707.06347; Ziegler et al. 2019, arXiv:1909.08593; Huang et al. 2024,
+"The N+ implementation details of RLHF with PPO", arXiv:2403.17031.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from trainers import reward_source
+from trainers.advantages import (
+    adapt_kl_coef,
+    explained_variance,
+    gae,
+    masked_mean,
+    token_rewards,
+    whiten,
+)
+from trainers.config import PPOConfig
+from trainers.errors import ConfigError, DataError
+from trainers.losses import kl_k1, kl_k3, policy_loss, value_loss
+from trainers.metrics import Metrics
+from trainers.models import (
+    TrainablePolicy,
+    encode_prompts,
+    load_tokenizer,
+    load_trainable_policy,
+    save_policy,
+)
+from trainers.ppo_state import TrainingState, generator_for, load_state, prompts_of_update, save_state
+from trainers.records import Prompt, read_jsonl
+from trainers.reward_source import RewardFunction, load_reward
+from trainers.rollout import Rollout, evaluate, scatter
+from trainers.run_dir import RunDir
+from trainers.sampling import response_texts, sample
+from trainers.stopping import Stopped, stop_requested
+from trainers.text import is_garbled, is_repetitive
+from trainers.verification import Look, is_best, stop_reason
+
+log = logging.getLogger(__name__)
+
+LEAST_LOOK, MOST_LOOK = 32, 64
+"""Answers in one look: few verification prompts are answered several times, of many the first ones are taken."""
+SHOWN_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What stays the same during a run."""
+
+    config: PPOConfig
+    policy: TrainablePolicy
+    tokenizer: PreTrainedTokenizerBase
+    reward: RewardFunction
+    optimizer: torch.optim.Optimizer
+    metrics: Metrics
+    max_prompt_tokens: int
+
+    def respond(self, prompts: Sequence[Prompt], generator: torch.Generator) -> tuple[Rollout, list[str]]:
+        """Sampled responses, as tokens and as text."""
+        ids = encode_prompts(self.tokenizer, prompts, max_tokens=self.max_prompt_tokens)
+        rollout = sample(
+            self.policy,
+            self.tokenizer,
+            ids,
+            temperature=self.config.temperature,
+            max_new_tokens=self.config.max_response_tokens,
+            generator=generator,
+            batch_size=self.config.batch_size,
+        )
+        return rollout, response_texts(self.tokenizer, rollout)
+
+    def ref_logprobs(self, rollout: Rollout) -> Tensor:
+        """The reference's logprobs of the same tokens. (B, R)"""
+        with self.policy.as_reference() as reference:
+            return self.evaluated(reference, rollout)[0]
+
+    @torch.no_grad()
+    def evaluated(self, model: Any, rollout: Rollout, with_values: bool = False) -> tuple[Tensor, Tensor]:
+        """Logprobs and values without gradient, in batches of like length. Each (B, R)"""
+        logprobs, values = torch.zeros_like(rollout.logprobs), torch.zeros_like(rollout.logprobs)
+        for rows in rollout.by_length(self.config.batch_size):
+            part = rollout.select(rows)
+            width = part.response_ids.shape[1]
+            outputs = evaluate(model, part, self.config.temperature, with_values=with_values)
+            logprobs[rows, :width] = scatter(outputs.logprobs.cpu(), part.response_mask)
+            if outputs.values is not None:
+                values[rows, :width] = scatter(outputs.values.cpu(), part.response_mask)
+        return logprobs, values
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One update's rollouts with what is to be learnt from them; all (B, R), zero where masked."""
+
+    rollout: Rollout
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    measured: dict[str, float]
+
+
+def run(config: PPOConfig, run_dir: RunDir) -> dict[str, Any]:
+    """The stage: prompts from `input/`, the policy to `model/`, sample answers to `output/`."""
+    prompts = read_jsonl(run_dir.input("prompts.jsonl"), Prompt)
+    path = run_dir.input("verification.jsonl")
+    return train_ppo(config, run_dir, prompts, read_jsonl(path, Prompt) if path.is_file() else [])
+
+
+def train_ppo(
+    config: PPOConfig,
+    run_dir: RunDir,
+    prompts: Sequence[Prompt],
+    verification_prompts: Sequence[Prompt],
+    reward: RewardFunction | None = None,
+) -> dict[str, Any]:
+    """Train until the reward has converged, a guard stops it, or `config.updates` are made; resumes by itself.
+
+    Args:
+        prompts: what PPO learns on.
+        verification_prompts: choose the checkpoint and stop the run; `prompts` where there are none.
+        reward: replaces `config.reward_model`.
+    Returns:
+        The content of result.json; the best policy is in `run_dir.model_dir`.
+    Raises:
+        DataError: no prompt, or a reward that is no number.
+        ModelError, ConfigError: what the configuration names cannot be used.
+        Stopped: told to end; a checkpoint was saved.
+    """
+    if not prompts:
+        raise DataError("there is no prompt to train on; needed is at least one in `input/prompts.jsonl`")
+    # 1. One base with policy, value head and reference; the state of this run or of the one that was interrupted.
+    trainer, state = _start(config, run_dir, reward)
+    looked_at = _prompts_to_look_at(verification_prompts or prompts)
+    with trainer.metrics:
+        if not state.looks:
+            _take_look(trainer, state, looked_at)
+        while state.stop_reason is None:
+            begun = time.monotonic()
+            state.update += 1
+
+            # 2. Sample responses, score them, turn scores into advantages.
+            batch = prompts_of_update(prompts, config.seed, state.update, config.rollouts)
+            experience = collect(trainer, state, batch)
+            collected = time.monotonic()
+
+            # 3. Small clipped steps on them.
+            measured = learn(trainer, experience, state.update)
+
+            # 4. Hold the KL near its target, where there is one.
+            kl = experience.measured["objective/kl"]
+            if config.kl_target is not None:
+                state.kl_coef = adapt_kl_coef(
+                    state.kl_coef,
+                    kl,
+                    target=config.kl_target,
+                    horizon=config.kl_horizon,
+                    responses=len(batch),
+                )
+
+            # 5. Say what happened.
+            times = {"time/rollout_s": collected - begun, "time/update_s": time.monotonic() - collected}
+            trainer.metrics.log(state.update, **experience.measured, **measured, **times)
+            trainer.metrics.progress(state.update, config.updates, "updates", step=state.update)
+
+            # 6. Look at the verification prompts; keep the best policy; decide whether to go on.
+            if measured["ppo/learning_rate"] == 0.0:
+                state.stop_reason = "diverged"
+            elif kl > config.kl_stop:
+                state.stop_reason = "kl"
+            elif state.update % config.verify_every == 0 or state.update == config.updates:
+                _take_look(trainer, state, looked_at)
+                state.stop_reason = stop_reason(state.looks, state.best_update, config)
+            if state.stop_reason is None and state.update >= config.updates:
+                state.stop_reason = "updates"
+            state.seconds += time.monotonic() - begun
+
+            # 7. Save, so that a killed run goes on from here.
+            told_to_stop = stop_requested()
+            if told_to_stop or state.stop_reason or state.update % config.checkpoint_every == 0:
+                _save_checkpoint(run_dir, trainer, state)
+            if told_to_stop:
+                raise Stopped
+
+    # 8. The best policy is the result, not the last.
+    return _finish(run_dir, trainer, state)
+
+
+def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -> Experience:
+    """Sample a response to each prompt, score it, and compute advantages. Updates the score moments."""
+    config = trainer.config
+    # 1. Responses; logprobs and values come from decoding. In bf16 the two forward passes differ: once more.
+    rollout, texts = trainer.respond(prompts, generator_for(config.seed, state.update, "rollout"))
+    if trainer.policy.dtype != torch.float32 or rollout.values is None:
+        rollout = rollout.replace(*trainer.evaluated(trainer.policy, rollout, with_values=True))
+    mask = rollout.response_mask
+    values = rollout.values if rollout.values is not None else torch.zeros_like(rollout.logprobs)
+    kl = kl_k1(rollout.logprobs, trainer.ref_logprobs(rollout))  # (B, R)
+
+    # 2. One score a response, standardised; a response that did not end pays for it.
+    raw_scores = reward_source.score(trainer.reward, prompts, texts)
+    state.moments = state.moments.with_scores(raw_scores)
+    state.train_scores.append(float(raw_scores.mean()))
+    scores = state.moments.standardise(raw_scores) if config.standardise_scores else raw_scores
+    scores = scores - config.missing_eos_penalty * (~rollout.finished).float()
+
+    # 3. Per-token rewards, advantages and returns.
+    rewards = token_rewards(scores, kl, mask, kl_coef=state.kl_coef)
+    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    measured = {
+        "objective/score": float(raw_scores.mean()),
+        "objective/reward": float(rewards.sum(dim=1).mean()),
+        "objective/kl": float(kl.sum(dim=1).mean()),
+        "objective/kl_coef": state.kl_coef,
+        "objective/entropy": -float(masked_mean(rollout.logprobs, mask)),  # an estimate that costs nothing
+        "objective/length": float(rollout.lengths.float().mean()),
+        "objective/eos_share": float(rollout.finished.float().mean()),
+        "ppo/explained_variance": explained_variance(values, returns, mask),
+    }
+    return Experience(rollout, values, whiten(advantages, mask), returns, measured)
+
+
+def learn(trainer: Trainer, experience: Experience, update: int) -> dict[str, float]:
+    """Several passes over the rollouts in mini-batches; ends early when the policy has moved enough.
+
+    A mini-batch's loss is a mean over its tokens, so neither the size of the micro-batches nor the order of the
+    rows in them changes the gradient.
+    """
+    config, rollout = trainer.config, experience.rollout
+    factor = 1.0 - (update - 1) / config.updates
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    shuffle = generator_for(config.seed, update, "minibatches")
+    totals, norms, steps = torch.zeros(len(_SUMS)), [], 0
+    for _ in range(config.epochs):
+        epoch = torch.zeros(len(_SUMS))
+        for rows in torch.randperm(len(rollout), generator=shuffle).split(config.minibatch_size):
+            epoch += backward(trainer, experience, rows.tolist())
+            norm = float(torch.nn.utils.clip_grad_norm_(_trained(trainer.policy), config.max_grad_norm))
+            if norm == norm and norm != float("inf"):
+                trainer.optimizer.step()
+                norms.append(norm)
+            steps += 1
+            trainer.optimizer.zero_grad(set_to_none=True)
+        totals += epoch
+        if float(epoch[_SUMS.index("ppo/approx_kl")] / epoch[-1]) > config.epoch_kl_stop:
+            break
+    if len(norms) < steps:
+        log.warning("update %d: %d of %d steps had no finite gradient", update, steps - len(norms), steps)
+    means = (totals / totals[-1]).tolist()
+    return {
+        **dict(zip(_SUMS[:-1], means[:-1], strict=True)),
+        "ppo/grad_norm": sum(norms) / max(len(norms), 1),
+        "ppo/learning_rate": trainer.optimizer.param_groups[0]["lr"] if norms else 0.0,
+    }
+
+
+_SUMS = (
+    "ppo/policy_loss",
+    "ppo/value_loss",
+    "ppo/clip_fraction",
+    "ppo/value_clip_fraction",
+    "ppo/approx_kl",
+    "ppo/ratio",
+    "tokens",
+)
+"""What `backward` adds up over tokens."""
+
+
+def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> Tensor:
+    """Add one mini-batch's gradient, micro-batch by micro-batch. Returns `_SUMS` over its tokens."""
+    config, sums = trainer.config, torch.zeros(len(_SUMS))
+    minibatch = experience.rollout.select(rows)
+    tokens = int(minibatch.response_mask.sum())
+    for group in minibatch.by_length(config.micro_batch_size):
+        part = minibatch.select(group)
+        index = [rows[row] for row in group]
+        mask, device = part.response_mask, trainer.policy.device
+
+        def flat(tensor: Tensor, index: list[int] = index, mask: Tensor = mask) -> Tensor:
+            return tensor[index, : mask.shape[1]][mask].to(trainer.policy.device)  # (N,)
+
+        old_logprobs, old_values = part.logprobs[mask].to(device), flat(experience.old_values)
+        new = evaluate(
+            trainer.policy, part, config.temperature, with_values=True, with_entropy=config.entropy_coef > 0
+        )
+        assert new.values is not None  # noqa: S101  # asked for above
+        policy_losses = policy_loss(
+            new.logprobs, old_logprobs, flat(experience.advantages), clip_range=config.clip_range
+        )
+        value_losses = value_loss(
+            new.values, old_values, flat(experience.returns), value_clip_range=config.value_clip_range
+        )
+        loss = policy_losses.sum() + config.value_coef * value_losses.sum()
+        if new.entropy is not None:
+            loss = loss - config.entropy_coef * new.entropy.sum()
+        (loss / tokens).backward()
+        with torch.no_grad():
+            ratio = (new.logprobs - old_logprobs).exp()
+            clipped = (ratio - 1).abs() > config.clip_range
+            value_clipped = (new.values - old_values).abs() > config.value_clip_range
+            moved = kl_k3(old_logprobs, new.logprobs)
+            columns = (
+                policy_losses,
+                value_losses,
+                clipped,
+                value_clipped,
+                moved,
+                ratio,
+                torch.ones_like(ratio),
+            )
+            sums += torch.stack([column.sum().float().cpu() for column in columns])
+    return sums
+
+
+def look(trainer: Trainer, prompts: Sequence[Prompt], update: int, train_score: float) -> tuple[Look, Any]:
+    """Answer the verification prompts with the same random numbers at every look, and measure the answers."""
+    rollout, texts = trainer.respond(prompts, generator_for(trainer.config.seed, 0, "look"))
+    scores = reward_source.score(trainer.reward, prompts, texts)
+    kl = kl_k1(rollout.logprobs, trainer.ref_logprobs(rollout)).sum(dim=1)
+    broken = [is_garbled(text) or is_repetitive(text) for text in texts]
+    usable = [not bad for bad in broken]
+    unfinished = [not done and fine for done, fine in zip(rollout.finished.tolist(), usable, strict=True)]
+    found = Look(
+        update=update,
+        score=float(scores.mean()),
+        score_deviation=float(scores.std(unbiased=False)),
+        kl=float(kl.mean()),
+        length=float(rollout.lengths.float().mean()),
+        garbled=sum(broken) / len(broken),
+        unfinished=sum(unfinished) / len(unfinished),
+        train_score=train_score,
+    )
+    return found, list(zip(prompts, texts, scores.tolist(), strict=True))
+
+
+def _take_look(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -> None:
+    """Look, remember the policy if it is the best so far, and show some answers."""
+    train_score = sum(state.train_scores) / len(state.train_scores) if state.train_scores else float("nan")
+    found, answers = look(trainer, prompts, state.update, train_score)
+    state.looks.append(found)
+    state.train_scores = []
+    if len(state.looks) == 1 or is_best(state.looks, state.best_update, trainer.config):
+        state.best_update = state.update
+        state.best_weights = {name: t.clone() for name, t in trainer.policy.trainable_state().items()}
+    trainer.metrics.log(
+        state.update,
+        **{
+            "verify/score": found.score,
+            "verify/length": found.length,
+            "verify/kl": found.kl,
+            "verify/garbled": found.unusable,
+        },
+    )
+    for prompt, response, score in answers[:SHOWN_SAMPLES]:
+        shown = {"prompt_id": prompt.id, "prompt": prompt.text, "response": response, "score": score}
+        trainer.metrics.sample(state.update, **shown)
+        state.samples.append({"update": state.update, **shown})
+
+
+def _start(
+    config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None
+) -> tuple[Trainer, TrainingState]:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    policy = load_trainable_policy(config)
+    room = getattr(policy.causal_model.config, "max_position_embeddings", 2**31) - config.max_response_tokens
+    if room < 8:
+        raise ConfigError(
+            f"`max_response_tokens` is `{config.max_response_tokens}`, which leaves {room} tokens of the model's "
+            "context for the prompt; needed are at least 8: set it lower"
+        )
+    optimizer = make_optimizer(config, policy)
+    checkpoint = run_dir.latest_checkpoint()
+    state, offset = TrainingState(kl_coef=config.kl_coef), 0
+    if checkpoint is not None:
+        state, offset = load_state(checkpoint, policy, optimizer)
+        state.resumed += 1
+        log.info("resumed after update %d", state.update)
+    trainer = Trainer(
+        config=config,
+        policy=policy,
+        tokenizer=load_tokenizer(config.base_model),
+        reward=reward or load_reward(config),
+        optimizer=optimizer,
+        metrics=run_dir.metrics(offset),
+        max_prompt_tokens=min(config.max_prompt_tokens, room),
+    )
+    return trainer, state
+
+
+def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Optimizer:
+    """AdamW without decay; the value head, which starts from nothing, takes larger steps."""
+    rate = config.learning_rate
+    if rate is None:
+        parameters = sum(parameter.numel() for parameter in policy.causal_model.parameters())
+        small = 3e-4 if parameters < 50_000_000 else 1e-5
+        rate = small if policy.tuning == "full" else 2e-4
+    head = [parameter for name, parameter in policy.named_parameters() if name.startswith("value_head")]
+    rest = [parameter for parameter in _trained(policy) if not any(parameter is other for other in head)]
+    groups = [{"params": rest, "lr": rate}, {"params": head, "lr": rate * config.value_learning_rate_factor}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def _trained(policy: TrainablePolicy) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+def _prompts_to_look_at(prompts: Sequence[Prompt]) -> list[Prompt]:
+    times = -(-LEAST_LOOK // len(prompts))
+    return (list(prompts) * times)[:MOST_LOOK]
+
+
+def _save_checkpoint(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> None:
+    def write(directory: Path) -> None:
+        save_state(directory, state, trainer.policy, trainer.optimizer, trainer.metrics.offset)
+
+    run_dir.save_checkpoint(state.update, write)
+
+
+def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str, Any]:
+    config, policy = trainer.config, trainer.policy
+    policy.load_trainable_state(state.best_weights)
+    before = state.looks[0]
+    after = next(found for found in state.looks if found.update == state.best_update)
+
+    def write(directory: Path) -> None:
+        # an adapter trained on other weights than the base model's would not fit the base model
+        save_policy(
+            policy,
+            trainer.tokenizer,
+            directory,
+            merge=bool(config.start_policy) and not policy.has_start_adapter,
+        )
+
+    lineage = {
+        "base_model": config.base_model,
+        "start_policy": config.start_policy,
+        "update": state.best_update,
+    }
+    run_dir.save_model(write, lineage | {"reward_model": config.reward_model, "seed": config.seed})
+    lines = (json.dumps(shown, ensure_ascii=False) + "\n" for shown in state.samples)
+    run_dir.output("samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    return {
+        "updates": state.update,
+        "stop_reason": state.stop_reason,
+        "best_update": state.best_update,
+        "reward_before": before.score,
+        "reward_after": after.score,
+        "kl": after.kl,
+        "length_before": before.length,
+        "length_after": after.length,
+        "seconds": round(state.seconds, 1),
+        "resumed": state.resumed,
+        "tuning": policy.tuning,
+        "looks": [dataclasses.asdict(found) | {"train_score": None} for found in state.looks],
+    }

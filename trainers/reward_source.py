@@ -1,0 +1,76 @@
+"""Where PPO's scores come from: a reward model's directory, or any Python function.
+
+A `RewardFunction` sees text, not tokens, so the reward model may have another tokenizer than the policy.
+Knows nothing of PPO; `trainers.ppo` standardises what comes from here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trainers.config import PPOConfig
+from trainers.errors import ConfigError, DataError
+from trainers.models import encode_conversations, load_reward_model
+from trainers.records import Prompt
+from trainers.reward_model import score_rows
+
+RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+"""`(prompts, responses) -> one score a response`; higher is better."""
+
+
+def load_reward(config: PPOConfig) -> RewardFunction:
+    """The reward that the configuration names.
+
+    Raises:
+        ConfigError: `module:function` cannot be imported.
+        ModelError: the directory holds no reward model.
+    """
+    module, colon, function = config.reward_model.partition(":")
+    if colon and module.replace(".", "").isidentifier() and function.isidentifier():
+        return _imported(module, function)
+    model = load_reward_model(config.base_model, config.reward_model)
+
+    def score(prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[float]:
+        rows = encode_conversations(
+            model.tokenizer, prompts, responses, config.max_prompt_tokens, config.max_response_tokens
+        )
+        return score_rows(model, rows, config.batch_size)
+
+    return score
+
+
+def score(reward: RewardFunction, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+    """Scores as a tensor. (B,)
+
+    Raises: DataError: the reward gave another number of scores, or one that is no finite number.
+    """
+    scores = [float(value) for value in reward(prompts, responses)]
+    if len(scores) != len(responses):
+        raise DataError(
+            f"the reward gave {len(scores)} scores for {len(responses)} responses; needed is one each"
+        )
+    if broken := sum(not math.isfinite(value) for value in scores):
+        raise DataError(
+            f"the reward gave {broken} of {len(scores)} scores that are no finite number; mend it"
+        )
+    return torch.tensor(scores, dtype=torch.float32)
+
+
+def _imported(module: str, function: str) -> RewardFunction:
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"`reward_model` is `{module}:{function}`, which cannot be imported ({error}); "
+            "needed is a function `(prompts, responses) -> list of scores` on the import path"
+        ) from error
+    if not callable(found):
+        raise ConfigError(
+            f"`{module}:{function}` is no function; needed is `(prompts, responses) -> list of scores`"
+        )
+    return found  # type: ignore[no-any-return]
