@@ -1,0 +1,266 @@
+"""The reward model: learns what the annotators prefer, and is held against the gate.
+
+Reads the candidates and their rankings, trains on the prompts of the `train` split, chooses the weights by
+the loss on `verification` prompts, measures on `verification` and `unseen` ones. Every number of the result
+comes from the model as it was written to disk. `trainers.ppo` takes the model from here, the backend the
+result and the scores of all candidates. Knows nothing of Label Studio.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+
+from trainers.agreement import measure_agreement
+from trainers.config import RewardConfig
+from trainers.errors import ModelError
+from trainers.evaluation import decide_gate, pair_accuracy
+from trainers.manifest import verify_manifest
+from trainers.models import encode_conversations, load_reward_model
+from trainers.preferences import Sufficiency, derive_preferences, require_enough, split_preferences
+from trainers.ranking_trainer import RankedAnswers, Schedule, train_on_rankings
+from trainers.records import Candidates, Preference, Ranking, Record, Response, Split, read_jsonl, write_jsonl
+from trainers.reward_model import new_reward_model, save_reward_model, score_rows
+from trainers.run_dir import RunDir
+
+MIN_VERIFICATION_PAIRS = 10
+"""With fewer, their loss says too little: all epochs are trained and the last weights are kept."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters for a number of prompts to learn from."""
+
+    prompts: int
+    """Up to this many prompts with a preference."""
+    epochs: int
+    prompts_per_step: int
+    patience: int
+    """Epochs without a lower verification loss after which training ends."""
+
+
+RECIPES = (
+    Recipe(prompts=20, epochs=12, prompts_per_step=4, patience=4),
+    Recipe(prompts=60, epochs=8, prompts_per_step=6, patience=3),
+    Recipe(prompts=200, epochs=5, prompts_per_step=8, patience=2),
+    Recipe(prompts=1000, epochs=3, prompts_per_step=16, patience=1),
+    Recipe(prompts=10**9, epochs=2, prompts_per_step=32, patience=1),
+)
+"""The first that fits is taken; `RewardConfig` overrides its epochs."""
+LEARNING_RATES = {"full": 5e-4, "lora": 2e-4}
+"""By tuning; full fine-tuning is for models below `trainers.models.SMALL_MODEL_PARAMETERS`."""
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """What the reward model thinks of one answer."""
+
+    response_id: str
+    score: float
+
+
+def run(config: RewardConfig, run_dir: RunDir) -> dict[str, Any]:
+    """Train, write `model/` and `output/scores.jsonl`, and decide the gate.
+
+    Returns: the result of the stage; see `judge` and `train` (`chosen`).
+    Raises:
+        DataError: too little data, or nothing but ties; says what to rank.
+        RecordError: a file is malformed.
+        ModelError: the base model cannot be used.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+
+    # 1. Rankings become preferences between answers, those of some prompts held out.
+    candidates = read_jsonl(run_dir.input("candidates.jsonl"), Candidates)
+    rankings = read_jsonl(run_dir.input("rankings.jsonl"), Ranking)
+    splits: dict[str, Split] = {c.prompt.id: c.prompt.split for c in candidates}
+    preferences = derive_preferences(rankings, candidates)
+    counts = require_enough(rankings, preferences, splits)
+
+    # 2. Train, unless a run that was killed later had come that far.
+    chosen = _finished_training(run_dir.model_dir)
+    if chosen is None:
+        chosen = train(config, run_dir, candidates, rankings, preferences)
+
+    # 3. Score every candidate with the model as it is on disk.
+    scores = score_candidates(config, run_dir.model_dir, candidates)
+    write_jsonl(run_dir.output("scores.jsonl"), [Score(key, value) for key, value in scores.items()])
+
+    # 4. Hold it against the gate.
+    result = judge(config, counts, candidates, rankings, preferences, scores)
+    return {**result, "chosen": chosen, "seconds": round(time.monotonic() - started, 1)}
+
+
+def train(
+    config: RewardConfig,
+    run_dir: RunDir,
+    candidates: Sequence[Candidates],
+    rankings: Sequence[Ranking],
+    preferences: Sequence[Preference],
+) -> dict[str, Any]:
+    """Train the reward model and save it.
+
+    Returns: what was chosen: tuning, learning_rate, epochs, prompts_per_step, patience, steps, steps_total,
+        best_step, resumed.
+    """
+    reward, tuning = new_reward_model(config)
+    by_split: dict[Split, list[RankedAnswers]] = defaultdict(list)
+    for own in _by_prompt(candidates, preferences):
+        by_split[own.candidates.prompt.split].append(own.encoded(reward, config))
+    verification = by_split["verification"]
+    if sum(len(answers.pairs) for answers in verification) < MIN_VERIFICATION_PAIRS:
+        verification = []
+    schedule = choose_schedule(config, tuning, len(by_split["train"]))
+    outcome = train_on_rankings(reward, by_split["train"], verification, schedule, run_dir)
+    chosen = {"tuning": tuning, **asdict(schedule), **outcome}
+    if tuning == "lora":
+        chosen["lora_rank"] = config.lora_rank
+    lineage = {
+        "kind": "reward",
+        "chosen": chosen,
+        "config": config.to_json(),
+        "rankings": sorted(ranking.id for ranking in rankings),
+        "libraries": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+    }
+    run_dir.save_model(lambda directory: save_reward_model(reward, directory), lineage)
+    return chosen
+
+
+def choose_schedule(config: RewardConfig, tuning: Literal["full", "lora"], prompts: int) -> Schedule:
+    """The recipe for this many prompts to learn from, with what the configuration sets itself."""
+    recipe = next(recipe for recipe in RECIPES if prompts <= recipe.prompts)
+    return Schedule(
+        learning_rate=config.learning_rate or LEARNING_RATES[tuning],
+        epochs=config.epochs or recipe.epochs,
+        prompts_per_step=recipe.prompts_per_step,
+        patience=recipe.patience,
+        rows_per_pass=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def score_candidates(
+    config: RewardConfig, model_dir: Path, candidates: Iterable[Candidates]
+) -> dict[str, float]:
+    """Response id -> score, by the reward model of a directory."""
+    reward = load_reward_model(config.base_model, str(model_dir))
+    asked = [(c.prompt, response) for c in candidates for response in c.responses]
+    rows = encode_conversations(
+        reward.tokenizer,
+        [prompt for prompt, _ in asked],
+        [response.text for _, response in asked],
+        config.max_prompt_tokens,
+        config.max_response_tokens,
+    )
+    scores = score_rows(reward, rows, config.batch_size)
+    return {response.id: score for (_, response), score in zip(asked, scores, strict=True)}
+
+
+def judge(
+    config: RewardConfig,
+    counts: Sufficiency,
+    candidates: Sequence[Candidates],
+    rankings: Sequence[Ranking],
+    preferences: Sequence[Preference],
+    scores: Mapping[str, float],
+) -> dict[str, Any]:
+    """Accuracy on held-out prompts, what bounds it, what it must beat, and the gate's outcome."""
+    _, heldout = split_preferences(preferences, {c.prompt.id: c.prompt.split for c in candidates})
+    lengths = {response.id: float(len(response.text)) for c in candidates for response in c.responses}
+    shortness = {response_id: -length for response_id, length in lengths.items()}
+    gate = decide_gate(
+        pair_accuracy(heldout, scores),
+        gate_accuracy=config.gate_accuracy,
+        gate_margin=config.gate_margin,
+        heldout_pairs_per_ranking=counts.pairs_heldout / counts.rankings,
+    )
+    agreement = measure_agreement(rankings)
+    return {
+        "accuracy": gate.accuracy.value,
+        "interval": [gate.accuracy.interval.low, gate.accuracy.interval.high],
+        "pairs": gate.accuracy.pairs,
+        "prompts_train": counts.prompts_train,
+        "prompts_heldout": counts.prompts_heldout,
+        "annotators": counts.annotators,
+        "agreement": agreement.rate,
+        "ceiling": agreement.ceiling,
+        "baseline_longer": pair_accuracy(heldout, lengths).value,
+        "baseline_shorter": pair_accuracy(heldout, shortness).value,
+        "outcome": gate.outcome,
+        "rankings_needed": gate.rankings_needed,
+        "length_correlation": length_correlation(candidates, scores),
+    }
+
+
+def length_correlation(candidates: Iterable[Candidates], scores: Mapping[str, float]) -> float | None:
+    """Pearson's correlation of score and length in characters, each taken relative to its prompt's mean.
+
+    Relative, because prompts and languages differ in length and score for reasons of their own.
+
+    Returns: `None` if all scores or all lengths are equal.
+    """
+    pairs: list[tuple[float, float]] = []
+    for own in candidates:
+        if own.responses:
+            mean_score = fmean(scores[response.id] for response in own.responses)
+            mean_length = fmean(len(response.text) for response in own.responses)
+            pairs += [(scores[r.id] - mean_score, len(r.text) - mean_length) for r in own.responses]
+    product = sum(score * length for score, length in pairs)
+    scale = math.sqrt(sum(score**2 for score, _ in pairs) * sum(length**2 for _, length in pairs))
+    return product / scale if scale > 0 else None
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A prompt's answers that take part in a preference."""
+
+    candidates: Candidates
+    responses: tuple[Response, ...]
+    preferences: tuple[Preference, ...]
+
+    def encoded(self, reward: Any, config: RewardConfig) -> RankedAnswers:
+        rows = encode_conversations(
+            reward.tokenizer,
+            [self.candidates.prompt] * len(self.responses),
+            [response.text for response in self.responses],
+            config.max_prompt_tokens,
+            config.max_response_tokens,
+        )
+        place = {response.id: index for index, response in enumerate(self.responses)}
+        pairs = [(place[p.chosen_id], place[p.rejected_id], p.weight) for p in self.preferences]
+        return RankedAnswers(tuple(map(tuple, rows)), tuple(pairs))
+
+
+def _by_prompt(candidates: Iterable[Candidates], preferences: Iterable[Preference]) -> list[_Ranked]:
+    """Prompts with a preference, in the order of their ids: the order of a file must not change the model."""
+    own: dict[str, list[Preference]] = defaultdict(list)
+    for preference in preferences:
+        own[preference.prompt_id].append(preference)
+    ranked = []
+    for entry in sorted(candidates, key=lambda entry: entry.prompt.id):
+        ids = {key for p in own[entry.prompt.id] for key in (p.chosen_id, p.rejected_id)}
+        if ids:
+            responses = tuple(sorted((r for r in entry.responses if r.id in ids), key=lambda r: r.id))
+            ranked.append(_Ranked(entry, responses, tuple(own[entry.prompt.id])))
+    return ranked
+
+
+def _finished_training(model_dir: Path) -> dict[str, Any] | None:
+    """What was chosen when the model in this directory was trained; `None` without a complete model."""
+    if not model_dir.is_dir():
+        return None
+    try:
+        chosen: dict[str, Any] = verify_manifest(model_dir)["lineage"]["chosen"]
+    except ModelError:
+        return None
+    return chosen

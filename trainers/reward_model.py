@@ -1,0 +1,107 @@
+"""A reward model before, while and after it learns: made from the base model, saved, and asked for scores.
+
+Knows nothing of rankings or training; `trainers.ranking_trainer` trains what comes from here,
+`trainers.reward` saves it. Who uses a finished one loads it with `trainers.models.load_reward_model`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from trainers.config import RewardConfig
+from trainers.errors import ModelError
+from trainers.model_files import check_memory, load_config, local_directory, readable
+from trainers.models import (
+    LORA_TARGETS,
+    RewardModel,
+    count_parameters,
+    device_and_dtype,
+    load_tokenizer,
+    pad,
+    resolve_tuning,
+)
+
+
+def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full", "lora"]]:
+    """The base model with a score head, ready to be trained, and how it will be tuned.
+
+    The head starts at zero: before it has learnt anything every answer scores the same.
+
+    Raises: ModelError: the base model is missing, damaged, unsafe or too large.
+    """
+    device, dtype = device_and_dtype()
+    tuning = resolve_tuning(config, count_parameters(config.base_model))
+    if tuning == "full":
+        dtype = torch.float32  # AdamW's small steps vanish in bf16
+    source = local_directory(config.base_model)
+    check_memory(load_config(source), source)
+    torch.manual_seed(config.seed)
+    with readable(source), _without_report_of_new_head():
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    nn.init.zeros_(classifier.score.weight)
+    if tuning == "lora":
+        classifier = _with_adapter(classifier, config.lora_rank)
+    tokenizer = load_tokenizer(source, "right")
+    return RewardModel(classifier, tokenizer).to(device), tuning
+
+
+def save_reward_model(reward: RewardModel, directory: Path) -> None:
+    """Write full weights, or adapter and score head, and the tokenizer into an existing directory."""
+    model = reward.classifier
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(directory), safe_serialization=True)
+        (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    else:
+        cast(PreTrainedModel, model).save_pretrained(directory)
+    reward.tokenizer.save_pretrained(str(directory))
+
+
+@torch.no_grad()
+def score_rows(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: int) -> list[float]:
+    """One score for each row of token ids, in their order; batches are sorted by length.
+
+    Args:
+        rows: prompt, response and end token, from `trainers.models.encode_conversations`.
+        batch_size: rows in one forward pass.
+    """
+    device = next(reward.parameters()).device
+    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    scores = [0.0] * len(rows)
+    for start in range(0, len(rows), batch_size):
+        batch = by_length[start : start + batch_size]
+        ids, mask = pad([rows[index] for index in batch], 0, "right")
+        for index, score in zip(batch, reward.score(ids.to(device), mask.to(device)).tolist(), strict=True):
+            scores[index] = score
+    return scores
+
+
+def _with_adapter(classifier: PreTrainedModel, rank: int) -> PeftModel:
+    present = {name.rsplit(".", 1)[-1] for name, _ in classifier.named_modules()}
+    if not (targets := [name for name in LORA_TARGETS if name in present]):
+        raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
+    settings = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="SEQ_CLS"
+    )  # SEQ_CLS trains and saves the score head as well
+    return cast(PeftModel, get_peft_model(classifier, settings))
+
+
+class _without_report_of_new_head:  # noqa: N801  # a context manager
+    """Silences the loader's table of weights that the base model does not have: the score head is new."""
+
+    def __enter__(self) -> None:
+        self._verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self._verbosity)
