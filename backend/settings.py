@@ -184,7 +184,7 @@ class Settings:
         if self.is_local:
             return []
         return [
-            f"`{variable(name)}` has {len(getattr(self, name))} characters; because `BACKEND_HOST` can be reached"
+            f"`{variable(name)}` has {len(getattr(self, name))} characters; as `BACKEND_HOST` can be reached"
             f" from elsewhere it needs {_SECRET_LENGTH} or more (`openssl rand -hex 24` makes one)"
             for name in ("password", "webhook_secret", "session_secret")
             if len(getattr(self, name)) < _SECRET_LENGTH
