@@ -36,8 +36,9 @@ def normalise_prompt(text: str) -> str:
 
     Raises: RecordError: nothing is left.
     """
-    lines = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    clean = "\n".join("".join(filter(_is_visible, line)).strip() for line in lines).strip()
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    visible = ["".join(filter(_is_visible, line)).strip() for line in lines]
+    clean = unicodedata.normalize("NFC", "\n".join(visible)).strip()
     if not clean:
         raise RecordError("a prompt is empty; needed is a text with at least one visible character")
     return clean
@@ -61,8 +62,9 @@ def split_of(text: str) -> Split:
     Texts that differ only in case, width, spaces or punctuation fall on the same side, so that nothing is
     learned from a held-out prompt in another spelling.
     """
-    folded = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold())) or text
-    digest = hashlib.sha256(folded.encode("utf-8", errors="replace")).digest()
+    visible = "".join(filter(_is_visible, "".join(text.split())))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
+    digest = hashlib.sha256(("".join(filter(str.isalnum, folded)) or folded).encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     if place < _TRAIN_SHARE:
         return "train"
@@ -174,7 +176,7 @@ def to_trl(
         candidates: the texts; each preference's prompt and answers are among them.
         path: the file to write, for `load_dataset("json", data_files=…)`.
         conversational: messages instead of text; only these tell apart the system prompt and earlier turns.
-            In plain text they stand before the prompt, an empty line after each (TRL joins prompt and answer).
+            In plain text they stand before the prompt, an empty line after each (TRL just joins the two).
     """
     rows: list[dict[str, Any]] = []
     for prompt, chosen, rejected in _texts(preferences, candidates):
@@ -251,7 +253,7 @@ def _exchanges(prompt: Prompt) -> list[tuple[str, str]]:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON Lines that also readers understand which take U+2028 or U+0085 for the end of a line."""
+    """JSON Lines, also for readers that take U+2028 or U+0085 for the end of a line."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         for row in rows:
