@@ -1,8 +1,8 @@
-"""Writes requirements/*.txt from what the two virtual environments hold: `python -m scripts.lock_requirements`.
+"""Writes requirements/*.txt from what the two virtual environments hold: `make lock`.
 
 Run it after changing a version in pyproject.toml and installing it. Without torch: its build depends on the
-machine, so `scripts.setup_environment` installs it from its own line. Without label-studio-ml: it is installed
-without its dependencies, which pin a Flask of 2021.
+machine, so `scripts.setup_environment` installs it from its own line. Without label-studio-ml: it is
+installed without its dependencies, which pin a Flask of 2021.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ REQUIREMENTS = ROOT / "requirements"
 ELSEWHERE = {"torch", "label-studio-ml", "label-studio-tools", "label-studio-rlhf"}
 TOOLS = {"pip", "setuptools", "wheel"}
 
-HEADER = "# Made by `python -m scripts.lock_requirements`; direct dependencies are chosen in pyproject.toml.\n"
+HEADER = (
+    "# Made by `python -m scripts.lock_requirements`; direct dependencies are chosen in pyproject.toml.\n"
+)
 
 
 def main() -> None:

@@ -55,27 +55,28 @@ class Environment:
         return digest.hexdigest()
 
     def is_ready(self) -> bool:
-        return (
-            self.python.exists() and self.stamp.exists() and self.stamp.read_text() == self.fingerprint()
-        )
+        return self.python.exists() and self.stamp.exists() and self.stamp.read_text() == self.fingerprint()
 
 
 def environments(torch_index: str) -> list[Environment]:
     """The environments of this project."""
     index = ("--extra-index-url", torch_index) if torch_index else ()
-    file = lambda name: ("-r", str(REQUIREMENTS / name))  # noqa: E731
     return [
         Environment(
             "backend and trainers",
             ROOT / ".venv",
             (
-                (*file("torch.txt"), *index),
-                (*file("development.txt"), *file("torch.txt"), *index),
-                ("--no-deps", *file("no-dependencies.txt")),
+                (*_from("torch.txt"), *index),
+                (*_from("development.txt"), *_from("torch.txt"), *index),
+                ("--no-deps", *_from("no-dependencies.txt")),
             ),
         ),
-        Environment("Label Studio", ROOT / ".venv-label-studio", (file("label-studio.txt"),)),
+        Environment("Label Studio", ROOT / ".venv-label-studio", (_from("label-studio.txt"),)),
     ]
+
+
+def _from(file_name: str) -> tuple[str, str]:
+    return "-r", str(REQUIREMENTS / file_name)
 
 
 def main() -> int:
@@ -86,7 +87,7 @@ def main() -> int:
         if missing:
             check_disk(shutil.disk_usage(ROOT).free, [e for e in missing if not e.path.exists()])
             began = time.monotonic()
-            print(f"Setting up (once; needs the network and 4 to 9 GB) — 首次安装，请稍候")
+            print("Setting up (once; needs the network and 4 to 9 GB) — 首次安装，请稍候")
             for environment in missing:
                 make(environment)
             print(f"  finished in {time.monotonic() - began:.0f} s", flush=True)
@@ -101,11 +102,12 @@ def main() -> int:
 
 
 def check_python(version: tuple[int, ...], executable: str) -> None:
-    """Raises: SetupError: another Python than those that the requirements are locked for, or one without venv."""
+    """Raises: SetupError: the requirements are not locked for this Python, or it has no venv."""
     if version not in SUPPORTED:
         raise SetupError(
             f"`{executable}` is Python {version[0]}.{version[1]}; needed is 3.11 or 3.12."
-            " Install one (Debian, Ubuntu: apt-get install python3.11-venv) and run `make setup PYTHON=python3.11`."
+            " Install one (Debian, Ubuntu: apt-get install python3.11-venv)"
+            " and run `make setup PYTHON=python3.11`."
         )
     try:
         import ensurepip  # noqa: F401 - Debian ships it in a package of its own
@@ -183,8 +185,9 @@ def run(command: list[str], log_path: Path) -> None:
         )
     if done.returncode != 0:
         raise SetupError(
-            f"`{' '.join(command[:5])} …` failed with status {done.returncode}. Its last lines:\n{tail(log_path)}\n"
-            f"The whole output is in `{log_path}`. If it is the network, run `make setup` again: it goes on from there."
+            f"`{' '.join(command[:5])} …` failed with status {done.returncode}. Its last lines:\n"
+            f"{tail(log_path)}\nThe whole output is in `{log_path}`."
+            " If it is the network, run `make setup` again: it goes on from there."
         )
 
 
