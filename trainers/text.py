@@ -17,8 +17,11 @@ REPETITIVE = 0.3
 
 _IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _UNIT = re.compile(rf"{_IDEOGRAPH.pattern}|[^\W_]+(?:['’][^\W_]+)?")
-_LOOP = re.compile(r"(.)\1{9,}|(..)\2{4,}|(...)\3{3,}|(.{4,40}?)\4{2,}", re.DOTALL)
-"""A passage said three or more times in a row, ten characters or more in all (`哈哈哈` is none)."""
+_LOOP = re.compile(
+    rf"(.)\1{{9,}}|(..)\2{{4,}}|(.{{3,7}}?)\3{{3,}}|({_IDEOGRAPH.pattern}{{4,7}}?)\4{{2,}}|(.{{8,40}}?)\5{{2,}}",
+    re.DOTALL,
+)
+"""A passage said again and again, the shorter the more often (`哈哈哈`, `rain, rain, rain` are none)."""
 _HARMLESS_LOOP = re.compile(r"[\d.,]*\d[\d.,]*|[-|=_*#:~.\s]+")  # 1,000,000,000 and a Markdown rule
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:pad|unk|eos|bos)>")
 _MARKS = frozenset({"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc"})
@@ -47,7 +50,7 @@ def is_garbled(text: str) -> bool:
 
 
 def has_loop(text: str) -> bool:
-    """True if a passage is said three or more times in a row, ten characters or more in all."""
+    """True if a passage is said again and again: a phrase three times in a row, a word four times."""
     packed = "".join(text.casefold().split())
     return any(not _HARMLESS_LOOP.fullmatch(match[match.lastindex or 0]) for match in _LOOP.finditer(packed))
 

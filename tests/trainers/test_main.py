@@ -15,7 +15,7 @@ import pytest
 from trainers import stopping
 from trainers.__main__ import STAGES, main
 from trainers.config import CompareConfig, PPOConfig
-from trainers.errors import DataError
+from trainers.errors import DataError, RunError
 from trainers.field_docs import field_docs
 from trainers.run_dir import RunDir
 
@@ -62,9 +62,18 @@ def written(path: Path) -> Any:
 def test_result_is_what_the_stage_returns_with_its_configuration(
     run_dir: RunDir, run_stage: Callable[[Stage], int]
 ) -> None:
-    assert run_stage(lambda config, run_dir: {"seed": config.seed, "locked": True}) == 0
-    assert written(run_dir.result_path) == {"seed": 7, "locked": True}
+    assert run_stage(lambda config, run_dir: {"seed": config.seed, "prompts": 3}) == 0
+    assert written(run_dir.result_path) == {"seed": 7, "prompts": 3}
     assert not run_dir.error_path.exists()
+
+
+def test_stage_runs_under_the_lock(run_dir: RunDir, run_stage: Callable[[Stage], int]) -> None:
+    def stage(config: CompareConfig, run_dir: RunDir) -> dict[str, Any]:
+        with pytest.raises(RunError, match="held by another"), run_dir.lock(lock_timeout_s=0):
+            pass
+        return {}
+
+    assert run_stage(stage) == 0
 
 
 def test_finished_run_is_not_run_again(run_dir: RunDir, run_stage: Callable[[Stage], int]) -> None:
@@ -106,10 +115,11 @@ def test_stopped_stage_is_no_failure(run_dir: RunDir, run_stage: Callable[[Stage
 # --- bad input
 
 
-def test_missing_run_directory_is_an_error_and_not_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_command("compare", "--run-dir", str(tmp_path / "typo")).returncode == 2
+def test_missing_run_directory_is_an_error_and_not_made(tmp_path: Path) -> None:
+    ended = run_command("compare", "--run-dir", str(tmp_path / "typo"))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert "is no directory" in ended.stderr
     assert not (tmp_path / "typo").exists()
 
 

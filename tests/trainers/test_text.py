@@ -21,6 +21,7 @@ GOOD = [
     "a | b\n---|---|---|---|---\n1 | 2 is a small table",
     "见 https://example.com/thehelppageonreturningthingswithoutareceipt 。",
     "C'est déjà vu, naïve café.",
+    "Rain, rain, rain, I'm fed up.",
     "您好。关于退款一事，我们建议您先查看订单状态，再联系客服。客服会在一个工作日内答复您，款项将原路退回。",
     "",
 ]
