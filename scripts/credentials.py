@@ -1,13 +1,16 @@
 """The generated secrets of one system, in a private file of its directory.
 
 Nothing has a default password: what is not in the file yet is drawn at random when it is first needed.
-`python -m scripts.credentials` prints such values as a `.env` file for docker compose.
+`python -m scripts.credentials .env` writes such values for docker compose.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -61,12 +64,23 @@ def write_private(path: Path, values: dict[str, str]) -> None:
     temporary.replace(path)
 
 
-def main() -> None:
-    """Print what docker-compose.yml requires."""
-    print("# Made by `python -m scripts.credentials`; keep it private.")
-    for name, value in (Credentials().to_environment() | {"POSTGRES_PASSWORD": _password()}).items():
-        print(f"{name}={value}")
+def compose_environment() -> dict[str, str]:
+    """New values for everything that docker-compose.yml requires, and its profile."""
+    return {**Credentials().to_environment(), "POSTGRES_PASSWORD": _password(), "COMPOSE_PROFILES": "cpu"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a `.env` file for docker compose; never over an existing one, whose passwords are in use."""
+    parser = argparse.ArgumentParser(description="Draw the secrets that docker-compose.yml requires.")
+    parser.add_argument("file", type=Path, help="the file to write, usually .env")
+    path = parser.parse_args(arguments).file
+    if path.exists():
+        print(f"`{path}` exists and its passwords may be in use; move it away first", file=sys.stderr)
+        return 1
+    write_private(path, compose_environment())
+    print(f"wrote {path}, readable by you only; set COMPOSE_PROFILES=gpu in it to use the server's GPUs")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
