@@ -1,0 +1,307 @@
+"""Makes runs: decides what a stage is given, writes it into the run's directory and queues the row.
+
+Everything happens in the caller's transaction, so that the decision to train and the run are one. A run is
+known by a hash of its data and configuration: asking twice gives the same run. Next: `backend.launcher`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from backend import registry, store
+from backend.errors import ConflictError
+from backend.settings import Settings
+from backend.tables import PromptRow, RankingRow, ResponseRow, RoundRow, RunKind, RunRow, WorkspaceRow
+from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
+from trainers.manifest import write_json_atomic
+from trainers.records import Candidates, Prompt, Ranking, Record, Response, write_jsonl
+from trainers.run_dir import RunDir
+
+WORKSPACE_SETTINGS = frozenset(
+    {
+        "candidates_per_prompt", "train_after_rankings", "gate_accuracy", "auto_ppo", "auto_promote",
+        "review_seen", "review_unseen", "reviews_per_comparison", "rankings_per_task", "ppo_updates",
+        "clip_range", "kl_coef", "max_response_tokens", "seed", "base_model", "language",
+    }
+)  # fmt: skip
+"""What a workspace may set for itself."""
+_EARLIER_POLICIES = 2
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run that someone asked for."""
+
+    run: RunRow
+    round: RoundRow
+    new: bool
+    """False if it is under way or done already; or failed or cancelled and nobody asked to try again."""
+
+
+def settings_of(settings: Settings, workspace: WorkspaceRow) -> Settings:
+    """The settings in effect for a workspace."""
+    known = {field.name for field in fields(Settings)} & WORKSPACE_SETTINGS
+    own = {name: value for name, value in workspace.settings.items() if name in known}
+    return replace(settings, **own)
+
+
+def queue_generate(session: Session, settings: Settings, workspace_id: str) -> Queued | None:
+    """Candidates for every new prompt; none if there is no new prompt."""
+    workspace = store.workspace(session, workspace_id)
+    settings = settings_of(settings, workspace)
+    prompts = store.prompts(session, workspace_id, "new")
+    if not prompts:
+        return None
+    policies = registry.serving_history(store.promotions(session, workspace_id))[1:][-_EARLIER_POLICIES:]
+    config = GenerationConfig(
+        **_common(settings),
+        candidates_per_prompt=settings.candidates_per_prompt,
+        policies=tuple(_path(session, settings, workspace_id, policy) for policy in policies),
+        policy_ids=tuple(policies),
+    )
+    queued = _queue(
+        session, settings, workspace_id, "generate", None, config,
+        data=[prompt.prompt_id for prompt in prompts],
+        inputs={"prompts.jsonl": [prompt_record(prompt) for prompt in prompts]},
+    )  # fmt: skip
+    if queued.new:
+        for prompt in prompts:
+            prompt.state, prompt.round = "generating", queued.round.number
+    return queued
+
+
+def queue_reward(session: Session, settings: Settings, workspace_id: str, *, asked: bool) -> Queued:
+    """The reward model of exactly the rankings that are active now; begins a round unless one collects.
+
+    Args:
+        asked: someone asked for it, so that one which failed or was cancelled is tried again.
+    Raises: ConflictError: there is no ranking.
+    """
+    workspace = store.workspace(session, workspace_id)
+    settings = settings_of(settings, workspace)
+    rankings = store.active_rankings(session, workspace_id)
+    if not rankings:
+        raise ConflictError("there are no rankings to train on yet; rank some answers in Label Studio first")
+    config = RewardConfig(**_common(settings), gate_accuracy=settings.gate_accuracy)
+    queued = _queue(
+        session, settings, workspace_id, "reward", None, config,
+        data=store.dataset_hash(session, workspace_id),
+        inputs={
+            "candidates.jsonl": candidates_records(session, workspace_id),
+            "rankings.jsonl": [ranking_record(ranking) for ranking in rankings],
+        },
+        snapshot=store.snapshot(rankings),
+        asked=asked,
+    )  # fmt: skip
+    if queued.new:
+        queued.round.state, queued.round.reason = "rewarding", ""
+        queued.round.dataset_hash = store.dataset_hash(session, workspace_id)
+    return queued
+
+
+def queue_ppo(session: Session, settings: Settings, current: RoundRow, *, asked: bool = False) -> Queued:
+    """PPO from the serving policy towards the round's reward model, on every train prompt.
+
+    Raises: ConflictError: the round has no reward model, or the workspace no train prompts.
+    """
+    workspace = store.workspace(session, current.workspace)
+    settings = settings_of(settings, workspace)
+    reward_model = next(
+        (m for m in reversed(store.models(session, workspace.id)) if m.kind == "reward"), None
+    )
+    if reward_model is None:
+        raise ConflictError(f"round `{current.id}` has no reward model yet; train it first")
+    train, verification, _ = prompts_by_split(session, workspace.id)
+    if not train:
+        raise ConflictError("no prompt is in the train split; import more prompts (100 to 200 work well)")
+    parent = workspace.serving_policy
+    config = PPOConfig(
+        **_common(settings),
+        reward_model=_path(session, settings, workspace.id, reward_model.id),
+        start_policy="" if parent == registry.BASE else _path(session, settings, workspace.id, parent),
+        updates=settings.ppo_updates,
+        clip_range=settings.clip_range,
+        kl_coef=settings.kl_coef,
+    )
+    queued = _queue(
+        session, settings, workspace.id, "ppo", current, config,
+        data=[current.id, [prompt.prompt_id for prompt in (*train, *verification)]],
+        inputs={
+            "prompts.jsonl": [prompt_record(prompt) for prompt in train],
+            # with very few prompts the look at progress uses those that it learns from
+            "verification.jsonl": [prompt_record(prompt) for prompt in verification or train],
+        },
+        lineage={"parent": parent, "reward_model": reward_model.id},
+        asked=asked,
+    )  # fmt: skip
+    if queued.new:
+        current.state, current.reason = "tuning", ""
+    return queued
+
+
+def queue_compare(session: Session, settings: Settings, current: RoundRow, after_id: str) -> Queued:
+    """Answers of a new policy and of its parent to prompts seen in training and prompts never seen."""
+    workspace = store.workspace(session, current.workspace)
+    settings = settings_of(settings, workspace)
+    train, _, unseen = prompts_by_split(session, workspace.id)
+    chosen = [
+        *_sample(train, settings.review_seen, current.id),
+        *_sample(unseen, settings.review_unseen, current.id),
+    ]
+    before_id = next(m.parent for m in store.models(session, workspace.id) if m.id == after_id)
+    config = CompareConfig(
+        **_common(settings),
+        before="" if before_id == registry.BASE else _path(session, settings, workspace.id, before_id),
+        before_id=before_id,
+        after=_path(session, settings, workspace.id, after_id),
+        after_id=after_id,
+    )
+    queued = _queue(
+        session, settings, workspace.id, "compare", current, config,
+        data=[after_id, [prompt.prompt_id for prompt in chosen]],
+        inputs={"prompts.jsonl": [prompt_record(prompt) for prompt in chosen]},
+        lineage={"before": before_id, "after": after_id},
+    )  # fmt: skip
+    if queued.new:
+        current.state = "comparing"
+    return queued
+
+
+def requeue(run: RunRow) -> None:
+    """Try a failed or cancelled run again; it goes on where it was.
+
+    Raises: ConflictError: it is under way or done.
+    """
+    if run.state not in ("failed", "cancelled"):
+        raise ConflictError(f"run `{run.id}` cannot be tried again: it is {run.state}")
+    run.state, run.error, run.finished, run.lease_until = "queued", "", None, 0.0
+    run.attempts, run.created = 0, time.time()
+
+
+def collecting_round(session: Session, workspace_id: str) -> RoundRow:
+    """The round that collects rankings now; begun if the last one is past that."""
+    last = store.current_round(session, workspace_id)
+    if last is not None and last.state in ("collecting", "gated", "failed"):
+        return last
+    number = last.number + 1 if last else 1
+    current = RoundRow(id=f"{workspace_id}-r{number}", workspace=workspace_id, number=number)
+    session.add(current)
+    session.flush()
+    return current
+
+
+def prompts_by_split(
+    session: Session, workspace_id: str
+) -> tuple[list[PromptRow], list[PromptRow], list[PromptRow]]:
+    """The prompts that still exist: train, verification, unseen."""
+    alive = [p for p in store.prompts(session, workspace_id) if p.state != "deleted"]
+    train, verification, unseen = (
+        [p for p in alive if p.split == split] for split in ("train", "verification", "unseen")
+    )
+    return train, verification, unseen
+
+
+def prompt_record(row: PromptRow) -> Prompt:
+    return Prompt(id=row.prompt_id, text=row.text, system=row.system, split=row.split)  # type: ignore[arg-type]
+
+
+def response_record(row: ResponseRow) -> Response:
+    return Response(
+        id=row.id, prompt_id=row.prompt_id, text=row.text, policy=row.policy, style=row.style,
+        temperature=row.temperature, finished=row.finished, flags=tuple(row.flags),
+    )  # fmt: skip
+
+
+def ranking_record(row: RankingRow) -> Ranking:
+    return Ranking(
+        id=str(row.annotation_id),
+        prompt_id=row.prompt_id,
+        annotator=str(row.annotator),
+        order=tuple(tuple(group) for group in row.order),
+        close=row.close,
+        all_bad=row.all_bad,
+    )
+
+
+def candidates_records(session: Session, workspace_id: str) -> list[Candidates]:
+    """Every prompt that has answers, with all of them."""
+    answers: dict[str, list[Response]] = {}
+    for row in store.responses(session, workspace_id):
+        answers.setdefault(row.prompt_id, []).append(response_record(row))
+    return [
+        Candidates(prompt_record(prompt), tuple(answers[prompt.prompt_id]))
+        for prompt in store.prompts(session, workspace_id)
+        if prompt.prompt_id in answers
+    ]
+
+
+def _queue(
+    session: Session,
+    settings: Settings,
+    workspace_id: str,
+    kind: RunKind,
+    current: RoundRow | None,
+    config: StageConfig,
+    *,
+    data: object,
+    inputs: Mapping[str, Iterable[Record]],
+    snapshot: list[list[Any]] | None = None,
+    lineage: dict[str, str] | None = None,
+    asked: bool = False,
+) -> Queued:
+    key = json.dumps([data, config.to_json()], sort_keys=True, ensure_ascii=False)
+    dataset_hash = hashlib.sha256(key.encode()).hexdigest()[:16]
+    if (known := store.run_for(session, workspace_id, kind, dataset_hash)) is not None:
+        again = asked and known.state in ("failed", "cancelled")
+        if again:
+            requeue(known)
+        return Queued(known, _round(session, known), again)
+    current = current or collecting_round(session, workspace_id)
+    run_id = f"{kind}-{secrets.token_hex(4)}"
+    run_dir = RunDir.of(settings.runs_dir.absolute(), run_id)
+    for name, records in inputs.items():
+        write_jsonl(run_dir.input(name), records)
+    write_json_atomic(run_dir.config_path, config.to_json())
+    run = RunRow(
+        id=run_id,
+        workspace=workspace_id,
+        round_id=current.id,
+        kind=kind,
+        dataset_hash=dataset_hash,
+        config={**config.to_json(), "lineage": lineage or {}},
+        snapshot=snapshot or [],
+    )
+    session.add(run)
+    session.flush()
+    return Queued(run, current, True)
+
+
+def _round(session: Session, run: RunRow) -> RoundRow:
+    found = session.get(RoundRow, run.round_id)
+    assert found is not None  # noqa: S101 - `_queue` gives every run a round
+    return found
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    return {
+        "base_model": settings.base_model,
+        "seed": settings.seed,
+        "max_response_tokens": settings.max_response_tokens,
+    }
+
+
+def _path(session: Session, settings: Settings, workspace_id: str, model_id: str) -> str:
+    return registry.resolve(session, workspace_id, model_id, base_model=settings.base_model)
+
+
+def _sample(prompts: Sequence[PromptRow], number: int, seed: str) -> list[PromptRow]:
+    """The same choice for the same seed, whatever order they come in."""
+    return sorted(prompts, key=lambda p: hashlib.sha256(f"{seed}/{p.prompt_id}".encode()).digest())[:number]
