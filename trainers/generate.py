@@ -45,7 +45,7 @@ _MIXES: dict[int, tuple[tuple[str, ...], ...]] = {
     3: (("default", "brief", "neutral"), ("default", "brief", "neutral"), ("default", "brief", "verbose")),
     4: (("default", "brief", "neutral", "verbose"),),
 }
-"""Styles of a prompt's candidates, by their number; prompts take turns. A bare answer is often verbose already."""
+"""Styles of a prompt's candidates, by their number; prompts take turns. A bare answer is often verbose."""
 _WANT_MORE_HEAT = frozenset({"near_duplicate", "empty"})
 
 
@@ -143,16 +143,14 @@ def first_jobs(config: GenerationConfig, prompt: Prompt) -> list[Job]:
 def again(config: GenerationConfig, first: Job, kept: Mapping[int, Choice], attempt: int) -> Job:
     """The next attempt at a place: a style that no good answer has yet, a calmer or a hotter draw."""
     good = {choice.draw.style for choice in kept.values() if not choice.faults}
-    last = kept[first.place]
-    styles = list(STYLES)
-    turn = styles.index(first.style) + attempt
-    in_turn = [styles[(turn + step) % len(styles)] for step in range(len(styles))]
+    free = [style for style in STYLES if style not in good] or list(STYLES)
+    turn = list(STYLES).index(first.style) + attempt
     policies = [BASE, *config.policy_ids]
-    wants_heat = bool(_WANT_MORE_HEAT & set(last.faults))
+    wants_heat = bool(_WANT_MORE_HEAT & set(kept[first.place].faults))
     return replace(
         first,
         attempt=attempt,
-        style=next((style for style in in_turn if style not in good), in_turn[0]),
+        style=free[turn % len(free)],
         temperature=max(config.temperatures) if wants_heat else min(config.temperatures),
         policy=policies[(policies.index(first.policy) + attempt) % len(policies)],
     )

@@ -346,7 +346,7 @@ def _arguments(schedule: Schedule, run_dir: RunDir) -> TrlRewardConfig:
         seed=schedule.seed,
         use_cpu=not cuda,
         bf16=cuda,  # fifty times slower on a CPU
-        gradient_checkpointing=cuda,
+        activation_checkpointing=cuda,
         dataloader_num_workers=0,
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,

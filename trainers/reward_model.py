@@ -76,7 +76,7 @@ def score_rows(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: i
         batch_size: rows in one forward pass.
     """
     device = next(reward.parameters()).device
-    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    by_length = sorted(range(len(rows)), key=lambda index: (len(rows[index]), tuple(rows[index])))
     scores = [0.0] * len(rows)
     for start in range(0, len(rows), batch_size):
         batch = by_length[start : start + batch_size]

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_models import tiny_model_dir
+from trainers import ranking_trainer, reward
+from trainers.config import RewardConfig
+from trainers.errors import DataError, RecordError
+from trainers.manifest import verify_manifest
+from trainers.preferences import prompt_id
+from trainers.records import Candidates, Prompt, Ranking, Response, Split, read_jsonl, write_jsonl
+from trainers.reward import RECIPES, Score, choose_schedule, length_correlation, run, score_candidates
+from trainers.run_dir import RunDir
+
+SHORT, LONG = "Sure.", "Please answer formally and in detail. Thank you."
+SPLITS: tuple[Split, ...] = ("train", "train", "train", "verification", "unseen")
+
+
+def some_candidates(count: int = 30, splits: Sequence[Split] = SPLITS) -> list[Candidates]:
+    """Prompts with a short, a middling and a long answer each."""
+    rng = random.Random(0)
+    made = []
+    for number in range(count):
+        prompt = Prompt(
+            prompt_id(f"question {number}"), f"question {number}", split=splits[number % len(splits)]
+        )
+        texts = [SHORT, "Pour in vinegar" + "!" * (number % 3), LONG]
+        rng.shuffle(texts)
+        made.append(
+            Candidates(
+                prompt,
+                tuple(Response(f"a{number:02}{i}", prompt.id, text, "base") for i, text in enumerate(texts)),
+            )
+        )
+    return made
+
+
+def shorter_first(candidates: Candidates) -> tuple[tuple[str, ...], ...]:
+    return tuple((r.id,) for r in sorted(candidates.responses, key=lambda r: len(r.text)))
+
+
+def all_tied(candidates: Candidates) -> tuple[tuple[str, ...], ...]:
+    return (tuple(r.id for r in candidates.responses),)
+
+
+def a_run(
+    path: Path,
+    candidates: Sequence[Candidates] | None = None,
+    order: Callable[[Candidates], tuple[tuple[str, ...], ...]] = shorter_first,
+    annotators: Sequence[str] = ("ann",),
+) -> RunDir:
+    run_dir = RunDir(path)
+    candidates = some_candidates() if candidates is None else candidates
+    rankings = [
+        Ranking(f"r-{c.prompt.id}-{name}", c.prompt.id, name, order(c))
+        for c in candidates
+        for name in annotators
+    ]
+    write_jsonl(run_dir.input("candidates.jsonl"), candidates)
+    write_jsonl(run_dir.input("rankings.jsonl"), rankings)
+    return run_dir
+
+
+def config(**changes: Any) -> RewardConfig:
+    return RewardConfig(
+        **{"base_model": str(tiny_model_dir()), "learning_rate": 3e-3, "epochs": 4, **changes}
+    )
+
+
+def scores_in(run_dir: RunDir) -> dict[str, float]:
+    return {score.response_id: score.score for score in read_jsonl(run_dir.output("scores.jsonl"), Score)}
+
+
+def metrics_in(run_dir: RunDir) -> list[tuple[int, Any]]:
+    lines = [json.loads(line) for line in run_dir.metrics_path.read_text(encoding="utf-8").splitlines()]
+    return [(line["step"], line.get("metrics", line.get("progress"))) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, dict[str, Any]]:
+    run_dir = a_run(tmp_path_factory.mktemp("reward"))
+    return run_dir, run(config(), run_dir)
+
+
+def test_learns_what_the_annotators_prefer(trained: tuple[RunDir, dict[str, Any]]) -> None:
+    _, result = trained
+    assert result["accuracy"] >= 0.9
+    assert result["pairs"] == 12 * 3
+    assert (result["prompts_train"], result["prompts_heldout"]) == (18, 12)
+    assert result["outcome"] == "passed"
+    assert result["rankings_needed"] == 0
+    assert (result["baseline_shorter"], result["baseline_longer"]) == (1.0, 0.0)
+    assert result["length_correlation"] < -0.5
+    low, high = result["interval"]
+    assert low < result["accuracy"] <= high
+
+
+def test_result_is_one_json_object(trained: tuple[RunDir, dict[str, Any]]) -> None:
+    _, result = trained
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["chosen"]["tuning"] == "full"
+    assert result["chosen"]["learning_rate"] == 3e-3
+    assert result["chosen"]["steps"] <= result["chosen"]["steps_total"]
+
+
+def test_every_candidate_has_a_score_and_a_reloaded_model_gives_the_same(
+    trained: tuple[RunDir, dict[str, Any]],
+) -> None:
+    run_dir, _ = trained
+    candidates = some_candidates()
+    scores = scores_in(run_dir)
+    assert set(scores) == {response.id for c in candidates for response in c.responses}
+    assert score_candidates(config(), run_dir.model_dir, candidates) == scores
+
+
+def test_model_is_complete_and_says_where_it_comes_from(trained: tuple[RunDir, dict[str, Any]]) -> None:
+    run_dir, result = trained
+    lineage = verify_manifest(run_dir.model_dir)["lineage"]
+    assert lineage["chosen"] == result["chosen"]
+    assert len(lineage["rankings"]) == 30
+
+
+def test_curves_show_training_and_held_out_loss(trained: tuple[RunDir, dict[str, Any]]) -> None:
+    run_dir, result = trained
+    points = metrics_in(run_dir)
+    losses = [values["reward/loss"] for _, values in points if "reward/loss" in values]
+    heldout = [values["reward/heldout_loss"] for _, values in points if "reward/heldout_loss" in values]
+    assert losses[0] == pytest.approx(math.log(2), abs=0.02)  # the head starts at zero: every pair is even
+    assert losses[-1] < 0.3
+    assert len(heldout) == 4
+    best = min(range(4), key=heldout.__getitem__) + 1
+    assert result["chosen"]["best_step"] == best * result["chosen"]["steps_total"] // 4
+
+
+def test_order_of_the_files_does_not_change_the_model(
+    tmp_path: Path, trained: tuple[RunDir, dict[str, Any]]
+) -> None:
+    turned = a_run(tmp_path, some_candidates()[::-1])
+    run(config(), turned)
+    assert scores_in(turned) == scores_in(trained[0])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_at(step: int, run_dir: RunDir, settings: RewardConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until the process "dies" in the middle of this step, with a checkpoint after each step before."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ranking_trainer, "CHECKPOINT_SECONDS", 0.0)
+        original = ranking_trainer.RankingTrainer.compute_loss
+
+        def die(self: Any, *args: Any, **rest: Any) -> Any:
+            if self.state.global_step == step:
+                raise Killed
+            return original(self, *args, **rest)
+
+        patch.setattr(ranking_trainer.RankingTrainer, "compute_loss", die)
+        with pytest.raises(Killed):
+            run(settings, run_dir)
+    assert run_dir.latest_checkpoint() is not None
+
+
+@pytest.mark.parametrize("step", [1, 3, 10])  # in the first epoch, at its end, and later
+def test_killed_run_goes_on_to_the_same_result(
+    tmp_path: Path, trained: tuple[RunDir, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    run_dir = a_run(tmp_path)
+    killed_at(step, run_dir, config(), monkeypatch)
+    result = run(config(), run_dir)
+    assert result["chosen"] == {**trained[1]["chosen"], "resumed": True}
+    assert scores_in(run_dir) == scores_in(trained[0])
+    assert metrics_in(run_dir) == metrics_in(trained[0])
+
+
+def test_damaged_checkpoint_is_skipped_for_the_one_before(
+    tmp_path: Path, trained: tuple[RunDir, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = a_run(tmp_path)
+    killed_at(4, run_dir, config(), monkeypatch)
+    newest = run_dir.latest_checkpoint()
+    assert newest is not None
+    (newest / "optimizer.pt").write_bytes(b"half")
+    run(config(), run_dir)
+    assert scores_in(run_dir) == scores_in(trained[0])
+
+
+def test_told_to_stop_it_saves_and_goes_on_when_started_again(
+    tmp_path: Path, trained: tuple[RunDir, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = a_run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ranking_trainer, "stop_requested", lambda: True)
+        with pytest.raises(ranking_trainer.Stopped):
+            run(config(), run_dir)
+    checkpoint = run_dir.latest_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-000001"
+    run(config(), run_dir)
+    assert scores_in(run_dir) == scores_in(trained[0])
+
+
+def test_finished_training_is_not_repeated(
+    tmp_path: Path, trained: tuple[RunDir, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = a_run(tmp_path)
+    first = run(config(), run_dir)
+    monkeypatch.setattr(reward, "train", None)
+    again = run(config(), run_dir)
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+
+
+def test_lora_learns_and_a_reloaded_adapter_scores_the_same(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path)
+    settings = config(tuning="lora", learning_rate=1e-2, lora_rank=4)
+    result = run(settings, run_dir)
+    assert (result["chosen"]["tuning"], result["chosen"]["lora_rank"]) == ("lora", 4)
+    assert result["accuracy"] > 0.8
+    assert (run_dir.model_dir / "adapter_model.safetensors").is_file()
+    assert score_candidates(settings, run_dir.model_dir, some_candidates()) == scores_in(run_dir)
+
+
+def test_several_annotators_give_agreement_and_a_ceiling(tmp_path: Path) -> None:
+    result = run(config(epochs=1), a_run(tmp_path, annotators=("a", "b")))
+    assert (result["agreement"], result["ceiling"]) == (1.0, 1.0)
+
+
+def test_one_annotator_is_enough_and_has_no_agreement(trained: tuple[RunDir, dict[str, Any]]) -> None:
+    assert (trained[1]["agreement"], trained[1]["ceiling"]) == (None, None)
+
+
+def test_few_held_out_pairs_are_not_enough_evidence(tmp_path: Path) -> None:
+    result = run(config(), a_run(tmp_path, some_candidates(4, ("train", "train", "train", "unseen"))))
+    assert result["outcome"] == "not_enough_evidence"
+    assert 20 <= result["rankings_needed"] <= 50
+    assert result["chosen"]["best_step"] == result["chosen"]["steps"]  # nothing to choose weights by
+
+
+def test_random_rankings_do_not_pass(tmp_path: Path) -> None:
+    rng = random.Random(1)
+
+    def at_random(candidates: Candidates) -> tuple[tuple[str, ...], ...]:
+        return tuple((r.id,) for r in rng.sample(candidates.responses, 3))
+
+    result = run(config(), a_run(tmp_path, order=at_random))
+    assert result["outcome"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("candidates", "order", "message"),
+    [
+        ([], shorter_first, "there are no rankings"),
+        (some_candidates(1), shorter_first, "rank more prompts"),
+        (some_candidates(10), all_tied, "prefer no answer"),
+        (some_candidates(10, ("train",)), shorter_first, "held out"),
+        (some_candidates(10, ("unseen",)), shorter_first, "for training"),
+    ],
+)
+def test_unusable_data_is_an_error_that_says_what_to_do(
+    tmp_path: Path,
+    candidates: list[Candidates],
+    order: Callable[[Candidates], tuple[tuple[str, ...], ...]],
+    message: str,
+) -> None:
+    with pytest.raises(DataError, match=message):
+        run(config(), a_run(tmp_path, candidates, order))
+
+
+def test_missing_rankings_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path)
+    run_dir.input("rankings.jsonl").unlink()
+    with pytest.raises(RecordError, match=r"rankings\.jsonl"):
+        run(config(), run_dir)
+
+
+def test_more_data_means_fewer_epochs_and_larger_steps() -> None:
+    assert list(RECIPES) == sorted(RECIPES, key=lambda recipe: recipe.prompts)
+    assert [r.epochs for r in RECIPES] == sorted((r.epochs for r in RECIPES), reverse=True)
+    assert [r.prompts_per_step for r in RECIPES] == sorted(r.prompts_per_step for r in RECIPES)
+
+
+def test_configuration_overrides_the_recipe() -> None:
+    plain = RewardConfig(base_model="x")
+    assert choose_schedule(plain, "full", 40).epochs == next(r for r in RECIPES if r.prompts >= 40).epochs
+    assert choose_schedule(plain, "lora", 40).learning_rate < choose_schedule(plain, "full", 40).learning_rate
+    own = choose_schedule(RewardConfig(base_model="x", epochs=9, learning_rate=0.5), "full", 10**6)
+    assert (own.epochs, own.learning_rate) == (9, 0.5)
+
+
+def test_length_correlation_is_relative_to_the_prompt() -> None:
+    def candidates(prompt: str, *lengths: int) -> Candidates:
+        responses = (Response(f"{prompt}{length}", prompt, "x" * length, "base") for length in lengths)
+        return Candidates(Prompt(prompt, prompt), tuple(responses))
+
+    # within each prompt longer is better, though the prompt with the longer answers has the lower scores
+    pair = [candidates("p", 1, 3), candidates("q", 101, 103)]
+    assert length_correlation(pair, {"p1": 5.0, "p3": 6.0, "q101": -6.0, "q103": -5.0}) == pytest.approx(1.0)
+    assert length_correlation(pair, {"p1": 6.0, "p3": 5.0, "q101": -5.0, "q103": -6.0}) == pytest.approx(-1.0)
+    assert length_correlation(pair, dict.fromkeys(("p1", "p3", "q101", "q103"), 1.0)) is None
