@@ -1,0 +1,78 @@
+"""The console: one page that shows the five steps of the journey, and the JSON behind it.
+
+The page asks `/api/status` every two seconds and draws what it gets; buttons post to `/api/…`. Everything
+shown comes from `Service` and the store's queries. Behind `backend.auth`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from flask import Blueprint, Response, jsonify, make_response, render_template, request
+
+from backend.auth import csrf_token, page_language
+from backend.console.live import live_view
+from backend.errors import ConflictError
+from backend.wire import current_service, json_body
+
+console = Blueprint(
+    "console", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
+)
+
+
+@console.get("/")
+def page() -> str:
+    """The shell of the page; its content comes from `status`."""
+    return render_template("console.html", csrf=csrf_token(), language=page_language())
+
+
+@console.get("/api/status")
+def status() -> Response:
+    """Everything of one workspace, the newest if none is named; 304 while nothing has changed."""
+    response = jsonify(live_view(current_service(), request.args.get("workspace")))
+    response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
+    response.headers["Cache-Control"] = "private, no-cache"
+    return make_response(response.make_conditional(request))
+
+
+@console.post("/api/workspaces/<workspace>/train")
+def train(workspace: str) -> Response:
+    """Train the reward model now."""
+    service = current_service()
+    return jsonify(service.start_training(service.status(workspace).ranking_project).to_json())
+
+
+@console.post("/api/workspaces/<workspace>/ppo")
+def ppo(workspace: str) -> Response:
+    """Run PPO although the gate has not passed, or as it does not start by itself."""
+    return jsonify(current_service().start_ppo(workspace).to_json())
+
+
+@console.post("/api/workspaces/<workspace>/promote")
+def promote(workspace: str) -> Response:
+    """Let a policy serve."""
+    model = json_body().get("model")
+    if not isinstance(model, str):
+        raise ConflictError("needed is `model`, the id of a policy")
+    current_service().promote(workspace, model, "promoted in the console")
+    return jsonify(serving=model)
+
+
+@console.post("/api/workspaces/<workspace>/rollback")
+def rollback(workspace: str) -> Response:
+    """Let the policy before serve again."""
+    return jsonify(serving=current_service().rollback(workspace))
+
+
+@console.post("/api/runs/<run_id>/cancel")
+def cancel(run_id: str) -> Response:
+    """Stop a run for good."""
+    current_service().cancel(run_id)
+    return jsonify(cancelled=run_id)
+
+
+@console.after_request
+def _may_be_kept(response: Response) -> Response:
+    if request.endpoint == "console.static":
+        response.headers["Cache-Control"] = "private, no-cache"  # asks each time, answers 304
+    return response

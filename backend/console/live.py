@@ -1,0 +1,109 @@
+"""What the console's page shows: the workspace's status, and the curves and samples of its runs.
+
+Reads only. Text of prompts and answers goes out as JSON strings, never as markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from backend import store
+from backend.service import Service
+from backend.status import WorkspaceStatus
+from backend.tables import MetricRow, SampleRow
+
+REWARD_METRICS = ("reward/loss", "reward/heldout_loss", "reward/accuracy", "reward/heldout_accuracy")
+PPO_METRICS = (
+    "objective/score",
+    "verify/score",
+    "objective/kl",
+    "verify/kl",
+    "objective/length",
+    "verify/length",
+    "ppo/clip_fraction",
+    "objective/entropy",
+)
+MOST_POINTS = 240
+MOST_SAMPLED_PROMPTS = 4
+MOST_SAMPLED_STEPS = 40
+MOST_RUNS = 30
+
+Points = list[tuple[int, float]]
+
+
+def live_view(service: Service, workspace: str | None) -> dict[str, Any]:
+    """
+    Raises: NotFoundInStoreError: no workspace of this name.
+    """
+    workspaces = service.workspaces()
+    if not workspaces:
+        return {"workspaces": [], "status": None}
+    status = service.status(workspace or workspaces[-1])
+    with service.store.reading() as session:
+        titles = [{"id": row.id, "title": row.title} for row in store.workspaces(session)]
+        reward_run, ppo_run = (_run_of(status, key) for key in ("reward", "ppo"))
+        curves = {
+            **_curves(store.metrics(session, reward_run) if reward_run else (), REWARD_METRICS),
+            **_curves(store.metrics(session, ppo_run) if ppo_run else (), PPO_METRICS),
+        }
+        samples = _samples(store.samples(session, ppo_run) if ppo_run else ())
+    view = status.to_json()
+    return {
+        "workspaces": titles,
+        "status": {**view, "runs": view["runs"][-MOST_RUNS:]},
+        "curves": curves,
+        "samples": samples,
+        "gate_accuracy": service.settings_of(status.workspace).get("gate_accuracy"),
+        "links": _links(service.settings.label_studio_url, status),
+    }
+
+
+def _run_of(status: WorkspaceStatus, key: str) -> str | None:
+    return next((step.run_id for step in status.steps if step.key == key), None)
+
+
+def _links(label_studio: str, status: WorkspaceStatus) -> dict[str, str]:
+    root = label_studio.rstrip("/")
+    projects = {
+        "prompts": status.prompts_project,
+        "ranking": status.ranking_project,
+        "review": status.review_project,
+    }
+    return {name: f"{root}/projects/{project}/data" for name, project in projects.items()}
+
+
+def _curves(rows: Sequence[MetricRow], names: Sequence[str]) -> dict[str, Points]:
+    curves: dict[str, Points] = defaultdict(list)
+    for row in rows:
+        if row.name in names and math.isfinite(row.value):
+            curves[row.name].append((row.step, row.value))
+    return {name: _thinned(points) for name, points in curves.items()}
+
+
+def _thinned(points: Points) -> Points:
+    """At most `MOST_POINTS`, evenly spread, first and last among them."""
+    if len(points) <= MOST_POINTS:
+        return points
+    stride = (len(points) - 1) / (MOST_POINTS - 1)
+    return [points[round(i * stride)] for i in range(MOST_POINTS)]
+
+
+def _samples(rows: Sequence[SampleRow]) -> list[dict[str, Any]]:
+    """Of a few prompts, the answers as they were step by step."""
+    by_prompt: dict[str, list[SampleRow]] = defaultdict(list)
+    for row in rows:
+        by_prompt[row.prompt_id].append(row)
+    longest = sorted(by_prompt.values(), key=len, reverse=True)[:MOST_SAMPLED_PROMPTS]
+    return [
+        {
+            "prompt": answers[0].prompt,
+            "answers": [
+                {"step": row.step, "text": row.response, "score": row.score}
+                for row in (answers[:1] + answers[1:][-(MOST_SAMPLED_STEPS - 1) :])
+            ],
+        }
+        for answers in longest
+    ]

@@ -1,0 +1,105 @@
+// The top of the page: what happens next, the buttons, and the five steps.
+
+import { h, s } from "./dom.js";
+import { count, known, said, t } from "./texts.js";
+
+const ICONS = {
+  waiting: null,
+  running: null,
+  people: "M8 11a3 3 0 1 0 0-6 3 3 0 0 0 0 6zm-5 8c0-3 2.2-5 5-5s5 2 5 5M16.5 12a2.5 2.5 0 1 0 0-5M16 14.2c2.4.2 4 2 4 4.8",
+  done: "M5 12.5l4.5 4.5L19 7.5",
+  attention: "M12 6v7.5M12 17.5v.5",
+};
+
+/** The sentence of the moment, the counts, and what one can do. */
+export function hero(status, act) {
+  const step = status.steps.find(({ state }) => ["attention", "running", "people"].includes(state)) ?? status.steps[0];
+  return [
+    h("div", { class: "hero-text" },
+      h("p", { class: `now state-${step.state}` },
+        h("i"),
+        [status.round ? t("round", { n: status.round.number }) : null, t(`steps_${step.key}`), t(`state_${step.state}`)].filter(Boolean).join(" · ")),
+      h("h1", {}, said(status, "next")),
+      h("p", { class: "summary" }, t("summary", {
+        prompts: count(status.counts.prompts),
+        responses: count(status.counts.responses),
+        rankings: count(status.counts.rankings),
+        annotators: count(status.counts.annotators),
+        model: modelName(status.serving_policy),
+      }))),
+    h("div", { class: "actions" }, buttons(status, act)),
+  ];
+}
+
+export const modelName = (id) => (id === "base" ? t("base") : id);
+
+function buttons(status, act) {
+  const running = status.runs.findLast(({ state }) => state === "running" || state === "queued");
+  const training = running && running.kind !== "generate";
+  const newest = status.models.findLast(({ kind }) => kind === "policy");
+  const made = [];
+  if (training) made.push(act.button("stop", { id: running.id }, `/api/runs/${running.id}/cancel`, {}, "danger"));
+  else if (status.counts.rankings) {
+    const due = status.steps[2].state !== "done" && status.counts.rankings_new > 0;
+    made.push(act.button("train", {}, act.path("train"), {}, due ? "primary" : ""));
+  }
+  if (status.round?.state === "gated") made.push(act.button("ppo", {}, act.path("ppo"), {}));
+  if (newest && !newest.serving && newest.state === "published") {
+    const better = status.round?.verdict?.verdict === "better" && newest.round_id === status.round.id;
+    made.push(act.button("promote", { model: newest.id }, act.path("promote"), { model: newest.id }, better ? "primary" : ""));
+  }
+  if (status.serving_policy !== "base") {
+    made.push(act.button("rollback", { model: modelName(status.serving_policy) }, act.path("rollback"), {}));
+  }
+  return made;
+}
+
+/** The five steps: state, progress, and why it is where it is. */
+export function stepper(steps) {
+  return steps.map((step, index) => {
+    const share = step.total ? Math.min(step.done / step.total, 1) : step.state === "done" ? 1 : 0;
+    const bar = h("i");
+    bar.style.width = `${share * 100}%`;
+    return h("li", { class: `step state-${step.state}`, "aria-current": step.state === "running" ? "step" : null },
+      h("div", { class: "step-mark" }, icon(step.state, index + 1)),
+      h("div", { class: "step-body" },
+        h("div", { class: "step-head" }, h("h2", {}, t(`steps_${step.key}`)), h("span", { class: "pill" }, t(`state_${step.state}`))),
+        h("div", { class: "progress", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": step.total, "aria-valuenow": step.done, "aria-label": t(`steps_${step.key}`) }, bar),
+        h("p", { class: "step-count" }, step.total ? h("b", {}, count(step.done), h("small", {}, ` / ${count(step.total)}`)) : h("b", {}, "–")),
+        h("p", { class: "reason" }, said(step, "reason"))));
+  });
+}
+
+function icon(state, place) {
+  if (!ICONS[state]) return h("span", {}, String(place));
+  return s("svg", { viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" }, s("path", { d: ICONS[state] }));
+}
+
+/** What the last look at Label Studio could not use, and whether it could look at all. */
+export function problems(status) {
+  const lines = status.problems.map((problem) => said(problem));
+  if (status.label_studio_error) lines.unshift(t("label_studio_down", { reason: status.label_studio_error }));
+  return lines.length ? h("ul", { class: "problems" }, lines.map((line) => h("li", {}, line))) : null;
+}
+
+/** Advice, each with the number behind it and, where there is one, the thing to press. */
+export function advice(status, links, act) {
+  const buttonOf = {
+    start_training: () => act.button("train", {}, act.path("train"), {}, "small"),
+    rank_more: () => outside(links.ranking, t("action_rank_more")),
+    import_prompts: () => outside(links.prompts, t("action_import_prompts")),
+    review: () => outside(links.review, t("action_review")),
+  };
+  return [
+    h("div", { class: "card-head" }, h("h2", {}, t("advice_title"))),
+    status.advice.length
+      ? h("ul", { class: "advice" }, status.advice.map((one) =>
+          h("li", {}, h("p", {}, said(one)), buttonOf[one.action]?.() ?? null)))
+      : h("p", { class: "empty" }, t("advice_none")),
+  ];
+}
+
+export const outside = (address, text) =>
+  h("a", { class: "button small", href: address, target: "_blank", rel: "noopener noreferrer" }, text, h("span", { "aria-hidden": "true" }, " ↗"));
+
+export const stateText = (prefix, state) => known(`${prefix}_${state}`, state);
