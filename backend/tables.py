@@ -71,6 +71,8 @@ class WorkspaceRow(Base):
     prompts_project: Mapped[int] = mapped_column(unique=True)
     ranking_project: Mapped[int] = mapped_column(unique=True)
     review_project: Mapped[int] = mapped_column(unique=True)
+    report_project: Mapped[int | None] = mapped_column(unique=True)
+    """Where the verdicts are shown; only written to."""
     serving_policy: Mapped[str] = mapped_column(_ID, default="base")
     settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Settings of this workspace that differ from the environment's."""
