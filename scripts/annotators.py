@@ -90,15 +90,13 @@ def find_taste(name: str) -> Taste:
         raise TasteError(
             f"`{name}` is no annotator; needed is one of {', '.join(TASTES)}, or module:function"
         )
+    signature = "a function `(prompt: str, answers: list[str], rng: random.Random) -> list[float]`"
     try:
         found = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise TasteError(
-            f"`{name}` cannot be imported ({error}); needed is an importable module with the function"
-            " `(prompt: str, answers: list[str], rng: random.Random) -> list[float]`"
-        ) from error
+        raise TasteError(f"`{name}` cannot be imported ({error}); needed is {signature}") from error
     if not callable(found):
-        raise TasteError(f"`{name}` is no function")
+        raise TasteError(f"`{name}` is a {type(found).__name__}; needed is {signature}")
     return found  # type: ignore[no-any-return]
 
 

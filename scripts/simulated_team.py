@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from label_config import ANSWERS, JUDGEMENT, PROMPT, RANKING, VERDICT
+from label_config import ANSWERS, JUDGEMENT, LEFT, PROMPT, RANKING, RIGHT, VERDICT
 from scripts.accounts import Account, invitation, sign_up
 from scripts.annotators import TEAM, Annotator, Person, Taste, assign, spread
 
@@ -47,15 +47,15 @@ class SimulatedTeam:
 
     def rank(self, project: int, rankings: int, progress: Progress) -> int:
         """Rank the tasks of a project, some of them by two or three people; the number of rankings made."""
-        tasks = self._tasks(project, needed=("prompt", "answers"))
-        texts = [(t["data"]["prompt"], [a["body"] for a in t["data"]["answers"]]) for t in tasks]
+        tasks = self._tasks(project, needed=(PROMPT, ANSWERS))
+        texts = [(t["data"][PROMPT], [a["body"] for a in t["data"][ANSWERS]]) for t in tasks]
         self._scale = spread(self._taste, texts, self._seed)
 
         def result(who: Annotator, task: dict[str, Any]) -> list[dict[str, Any]]:
-            answers = task["data"]["answers"]
-            ranked = who.rank(task["data"]["prompt"], [a["body"] for a in answers])
+            answers = task["data"][ANSWERS]
+            ranked = who.rank(task["data"][PROMPT], [a["body"] for a in answers])
             ids = [answers[index]["id"] for index in ranked.order]
-            regions = [_region(RANKING, ANSWERS, "ranker", {"ranker": {"rank": ids}})]
+            regions = [_region(RANKING, ANSWERS, "ranker", {"ranker": {RANKING: ids}})]
             if ranked.judgement:
                 regions.append(_region(JUDGEMENT, PROMPT, "choices", {"choices": [ranked.judgement]}))
             return regions
@@ -65,11 +65,11 @@ class SimulatedTeam:
 
     def review(self, project: int, progress: Progress) -> int:
         """Judge each comparison of a project blind, one person each; the number of judgements made."""
-        tasks = self._tasks(project, needed=("left", "right"))
+        tasks = self._tasks(project, needed=(PROMPT, LEFT, RIGHT))
 
         def result(who: Annotator, task: dict[str, Any]) -> list[dict[str, Any]]:
             data = task["data"]
-            side = who.compare(data["prompt"], data["left"], data["right"])
+            side = who.compare(data[PROMPT], data[LEFT], data[RIGHT])
             return [_region(VERDICT, PROMPT, "choices", {"choices": [side]})]
 
         work = [(index % len(self.people), task) for index, task in enumerate(tasks)]

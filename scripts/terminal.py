@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import NoReturn
 
 from rich.panel import Panel
 from rich.table import Table
@@ -41,7 +42,7 @@ def show_addresses(system: System, display: Display, simulated: str = "") -> Non
     display.console.print(Panel(table, expand=False))
 
 
-def stay_up(system: System, display: Display) -> None:
+def stay_up(system: System, display: Display) -> NoReturn:
     """Wait until Ctrl-C, or until a part ends.
 
     Raises: KeyboardInterrupt; ServiceError: a part has ended.
