@@ -155,7 +155,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """Write one record a line; the file appears whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", errors="replace") as file:
         for record in records:
             file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
         file.flush()

@@ -52,6 +52,11 @@ def test_any_text_survives_the_file(tmp_path_factory: pytest.TempPathFactory, te
     assert read_jsonl(path, Prompt)[0].text == text
 
 
+def test_half_a_surrogate_pair_does_not_stop_the_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "prompts.jsonl", [Prompt("p1", "cut \ud83d off")])
+    assert read_jsonl(tmp_path / "prompts.jsonl", Prompt)[0].text == "cut ? off"
+
+
 def test_missing_file_names_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="JSON Lines file with a `Ranking` a line"):
         read_jsonl(tmp_path / "rankings.jsonl", Ranking)
