@@ -34,7 +34,7 @@ class Record:
         try:
             return cls(**data)
         except TypeError as error:
-            raise RecordError(f"`{cls.__name__}` cannot be read from the fields {sorted(data)}: {error}") from error
+            raise RecordError(f"`{cls.__name__}` cannot be read from {sorted(data)}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def read_jsonl(path: Path, kind: type[RecordT]) -> list[RecordT]:
         RecordError: the file is missing, or a line is no record of this kind; names the line.
     """
     if not path.is_file():
-        raise RecordError(f"`{path}` does not exist; needed is a JSON Lines file with a `{kind.__name__}` a line")
+        raise RecordError(f"`{path}` is missing; needed is a JSON Lines file with a `{kind.__name__}` a line")
     records = []
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
