@@ -20,10 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+from urllib.parse import urlsplit
 
 import psutil
 
-from backend.settings import SETTINGS_FILE
+from backend.settings import SETTINGS_FILE, read_settings_file
 from scripts.credentials import Credentials, load_or_create, write_private
 from scripts.label_studio_server import LabelStudioServer, LabelStudioStartError, Progress, free_port
 
@@ -152,7 +153,7 @@ class System:
     def _start_label_studio(self, progress: Progress | None) -> None:
         self._label_studio = LabelStudioServer(
             self.directory / "label-studio",
-            choose_port(LABEL_STUDIO_PORT),
+            choose_port(self._earlier_port("LABEL_STUDIO_URL", LABEL_STUDIO_PORT)),
             self.credentials.label_studio_username,
             self.credentials.label_studio_password,
             self.credentials.label_studio_api_key,
@@ -166,7 +167,7 @@ class System:
             raise ServiceError(str(error)) from error
 
     def _start_backend(self, progress: Progress | None) -> None:
-        self._backend_port = choose_port(BACKEND_PORT)
+        self._backend_port = choose_port(self._earlier_port("BACKEND_URL", BACKEND_PORT))
         values = self.environment()
         write_private(self.directory / "settings.env", values)
         SETTINGS_FILE.parent.mkdir(parents=True, exist_ok=True)
@@ -194,6 +195,11 @@ class System:
             f"the backend does not answer on {self.backend_url} after {BACKEND_START_S:.0f} s;"
             f" see `{self.backend_log}`"
         )
+
+    def _earlier_port(self, variable: str, default: int) -> int:
+        """The port of the last start: webhooks and bookmarks know it."""
+        earlier = read_settings_file(self.directory / "settings.env")
+        return urlsplit(earlier.get(variable, "")).port or default
 
     def _record(self) -> None:
         """Remember what runs, so that the next start can end what a killed one left."""
