@@ -1,0 +1,219 @@
+"""What to do next, each with the number that says so. Pure: measurements in, sentences out.
+
+A rule is a function that looks at the measurements and gives one piece of advice or none. The console and the
+report show them in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FEW_PROMPTS = 60
+LOW_AGREEMENT = 0.70
+STRONG_CORRELATION = 0.8
+ALIKE_SHARE = 0.05
+SUSPICIOUS_SHARE = 0.2
+UNSEEN_GAP = 0.2
+GARBLED_SHARE = 0.02
+UNSTABLE_STOPS = frozenset(
+    {"kl", "length_collapse", "length_explosion", "garbled", "over_optimisation", "diverged"}
+)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What the rules look at; results are those of the stages' `result.json`, empty if not run."""
+
+    prompts: int = 0
+    rankings: int = 0
+    suspicious: int = 0
+    gate_accuracy: float = 0.85
+    clip_range: float = 0.2
+    generate: Mapping[str, Any] = field(default_factory=dict)
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    ppo: Mapping[str, Any] = field(default_factory=dict)
+    compare: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    promoted: bool = False
+    """The round's policy serves already."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do."""
+
+    id: str
+    zh: str
+    en: str
+    action: str | None = None
+
+
+def advise(measured: Measurements) -> list[Advice]:
+    """Everything worth doing now, the most useful first."""
+    return [advice for rule in _RULES if (advice := rule(measured)) is not None]
+
+
+def _promote(m: Measurements) -> Advice | None:
+    if m.verdict.get("verdict") != "better" or m.promoted:
+        return None
+    rate, p = m.verdict["win_rate"], m.verdict["p_value"]
+    return Advice(
+        "promote",
+        f"新模型的盲评胜率为 {rate:.0%}（p = {p:.3g}）：可以启用它，下一轮候选回答将由它生成。",
+        f"The new model wins {rate:.0%} of the blind review (p = {p:.3g}): promote it, and the next round's"
+        " candidates come from it.",
+        "promote",
+    )
+
+
+def _review_more(m: Measurements) -> Advice | None:
+    needed = m.verdict.get("reviews_needed") or 0
+    if m.verdict.get("verdict") != "not_enough_evidence" or not needed:
+        return None
+    judged, p = m.verdict["judged"], m.verdict["p_value"]
+    return Advice(
+        "review_more",
+        f"{judged} 组盲评还不足以下结论（p = {p:.2f}）：大约还需要 {needed} 组。请增加盲评题数后再训练一轮。",
+        f"{judged} blind reviews do not settle it (p = {p:.2f}): about {needed} more would. Raise the number"
+        " of review prompts and train another round.",
+    )
+
+
+def _rank_more(m: Measurements) -> Advice | None:
+    if m.reward.get("outcome") != "not_enough_evidence":
+        return None
+    accuracy, needed = m.reward.get("accuracy"), m.reward.get("rankings_needed", 20)
+    shown = "—" if accuracy is None else f"{accuracy:.0%}"
+    low, high = m.reward.get("interval") or (0.0, 1.0)
+    return Advice(
+        "rank_more",
+        f"奖励模型在未见题目上的准确率为 {shown}（区间 {low:.0%}–{high:.0%}），还无法判断是否达到"
+        f" {m.gate_accuracy:.0%}：请再排序 {needed} 题。",
+        f"The reward model's held-out accuracy is {shown} (interval {low:.0%} to {high:.0%}), which does not"
+        f" settle whether it reaches {m.gate_accuracy:.0%}: rank {needed} more tasks.",
+        "rank_more",
+    )
+
+
+def _reward_low(m: Measurements) -> Advice | None:
+    if m.reward.get("outcome") != "failed" or m.reward.get("accuracy") is None:
+        return None
+    accuracy, needed = m.reward["accuracy"], m.reward.get("rankings_needed", 50)
+    return Advice(
+        "reward_low",
+        f"奖励模型的准确率只有 {accuracy:.0%}（要求 {m.gate_accuracy:.0%}）：请统一排序标准，"
+        f"再补充 {needed} 个差别明显的排序。",
+        f"The reward model reaches only {accuracy:.0%} (needed is {m.gate_accuracy:.0%}): agree on what good"
+        f" means, then add {needed} rankings of clearly different answers.",
+        "rank_more",
+    )
+
+
+def _agreement_low(m: Measurements) -> Advice | None:
+    agreement = m.reward.get("agreement")
+    if agreement is None or agreement >= LOW_AGREEMENT:
+        return None
+    return Advice(
+        "agreement_low",
+        f"标注者两两之间只有 {agreement:.0%} 一致（建议至少 {LOW_AGREEMENT:.0%}）："
+        "请一起讨论几道分歧最大的题，写下统一的标准。",
+        f"Two annotators agree in only {agreement:.0%} of the pairs (at least {LOW_AGREEMENT:.0%} is"
+        " advisable): discuss the tasks that divide you and write the rule down.",
+    )
+
+
+def _length_bias(m: Measurements) -> Advice | None:
+    correlation = m.reward.get("length_correlation")
+    if correlation is None or abs(correlation) < STRONG_CORRELATION:
+        return None
+    zh, en = ("越长", "longer") if correlation > 0 else ("越短", "shorter")
+    return Advice(
+        "length_bias",
+        f"奖励几乎只看长度：{zh}得分越高（相关系数 {correlation:.2f}）。"
+        "如果这不是本意，请补充一些长度相近的排序。",
+        f"The reward follows the length, {en} is better (correlation {correlation:.2f}). If you mean more"
+        " than that, rank answers of similar length.",
+    )
+
+
+def _unstable(m: Measurements) -> Advice | None:
+    reason = m.ppo.get("stop_reason")
+    if reason not in UNSTABLE_STOPS or m.clip_range <= 0.15:
+        return None
+    kl = m.ppo.get("kl") or 0.0
+    return Advice(
+        "clip_lower",
+        f"PPO 被保护机制停下（{reason}，KL = {kl:.1f}）：风格不稳定，"
+        f"请把 clip 从 {m.clip_range:g} 降到 0.15。",
+        f"A guard stopped PPO ({reason}, KL = {kl:.1f}): the style is unstable, lower the clip range from"
+        f" {m.clip_range:g} to 0.15.",
+        "clip_lower",
+    )
+
+
+def _unseen_worse(m: Measurements) -> Advice | None:
+    seen, unseen = m.verdict.get("win_rate_seen"), m.verdict.get("win_rate_unseen")
+    if seen is None or unseen is None or seen - unseen < UNSEEN_GAP:
+        return None
+    return Advice(
+        "unseen_worse",
+        f"新题目的胜率（{unseen:.0%}）明显低于训练过的题目（{seen:.0%}）：请补充这些场景的题目。",
+        f"On prompts never seen it wins {unseen:.0%}, on seen ones {seen:.0%}: add prompts of the scenarios"
+        " that it does not know.",
+        "import_prompts",
+    )
+
+
+def _alike(m: Measurements) -> Advice | None:
+    alike = (m.generate.get("flagged") or {}).get("near_duplicate", 0)
+    candidates = m.generate.get("candidates") or 0
+    if not candidates or alike / candidates <= ALIKE_SHARE:
+        return None
+    return Advice(
+        "candidates_alike",
+        f"{alike / candidates:.0%} 的候选回答过于相似（{alike} / {candidates}）：请提高温度差异后重新生成。",
+        f"{alike / candidates:.0%} of the candidates are too alike ({alike} of {candidates}): generate again"
+        " with more spread.",
+    )
+
+
+def _garbled(m: Measurements) -> Advice | None:
+    garbled = m.compare.get("garbled_after")
+    if garbled is None or garbled <= GARBLED_SHARE:
+        return None
+    return Advice(
+        "garbled",
+        f"新模型有 {garbled:.1%} 的回答是乱码或重复：不要启用它；提高 KL 系数后再训练。",
+        f"{garbled:.1%} of the new model's answers are garbled or repetitive: do not promote it; raise the"
+        " KL coefficient and train again.",
+    )
+
+
+def _suspicious(m: Measurements) -> Advice | None:
+    if not m.rankings or m.suspicious / m.rankings <= SUSPICIOUS_SHARE:
+        return None
+    return Advice(
+        "suspicious",
+        f"{m.suspicious} / {m.rankings} 个排序是几秒内按原顺序提交的：请提醒标注者先读完再提交。",
+        f"{m.suspicious} of {m.rankings} rankings were submitted within seconds in the displayed order: ask"
+        " the annotators to read first.",
+    )
+
+
+def _few_prompts(m: Measurements) -> Advice | None:
+    if not m.prompts or m.prompts >= FEW_PROMPTS:
+        return None
+    return Advice(
+        "few_prompts",
+        f"只有 {m.prompts} 条题目：100 到 200 条才足以训练并验证。",
+        f"There are only {m.prompts} prompts: 100 to 200 are enough to train and to check.",
+        "import_prompts",
+    )
+
+
+_RULES: tuple[Callable[[Measurements], Advice | None], ...] = (
+    _promote, _garbled, _review_more, _reward_low, _rank_more, _agreement_low, _unstable, _unseen_worse,
+    _alike, _length_bias, _suspicious, _few_prompts,
+)  # fmt: skip

@@ -1,0 +1,85 @@
+"""Each rule fires at its number, stays silent beside it, and shows the number in both languages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from backend.advice import Advice, Measurements, advise
+
+VERDICT = {"win_rate": 0.9, "p_value": 0.001, "judged": 40, "win_rate_seen": 0.9, "win_rate_unseen": 0.9}
+
+CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("promote", {"verdict": {**VERDICT, "verdict": "better"}}, {"promoted": True}, "90%"),
+    (
+        "review_more",
+        {"verdict": {**VERDICT, "verdict": "not_enough_evidence", "p_value": 0.21, "reviews_needed": 30}},
+        {"verdict": {**VERDICT, "verdict": "no_difference", "reviews_needed": 0}},
+        "30",
+    ),
+    (
+        "rank_more",
+        {"reward": {"outcome": "not_enough_evidence", "accuracy": 0.8, "rankings_needed": 40}},
+        {"reward": {"outcome": "passed", "accuracy": 0.9, "rankings_needed": 0}},
+        "40",
+    ),
+    (
+        "reward_low",
+        {"reward": {"outcome": "failed", "accuracy": 0.61, "rankings_needed": 50}},
+        {"reward": {"outcome": "passed", "accuracy": 0.9}},
+        "61%",
+    ),
+    ("agreement_low", {"reward": {"agreement": 0.69}}, {"reward": {"agreement": 0.70}}, "69%"),
+    (
+        "length_bias",
+        {"reward": {"length_correlation": -0.8}},
+        {"reward": {"length_correlation": 0.79}},
+        "0.80",
+    ),
+    (
+        "clip_lower",
+        {"ppo": {"stop_reason": "kl", "kl": 31.5}},
+        {"ppo": {"stop_reason": "kl", "kl": 31.5}, "clip_range": 0.15},
+        "31.5",
+    ),
+    (
+        "unseen_worse",
+        {"verdict": {**VERDICT, "verdict": "no_difference", "win_rate_unseen": 0.6}},
+        {"verdict": {**VERDICT, "verdict": "no_difference", "win_rate_unseen": 0.75}},
+        "60%",
+    ),
+    (
+        "candidates_alike",
+        {"generate": {"candidates": 300, "flagged": {"near_duplicate": 30}}},
+        {"generate": {"candidates": 300, "flagged": {"near_duplicate": 15}}},
+        "10%",
+    ),
+    ("garbled", {"compare": {"garbled_after": 0.05}}, {"compare": {"garbled_after": 0.02}}, "5.0%"),
+    ("suspicious", {"rankings": 10, "suspicious": 3}, {"rankings": 10, "suspicious": 2}, "3"),
+    ("few_prompts", {"prompts": 59}, {"prompts": 60}, "59"),
+]
+
+
+def find(wanted: str, fields: Mapping[str, Any]) -> Advice | None:
+    return next((advice for advice in advise(Measurements(**fields)) if advice.id == wanted), None)
+
+
+@pytest.mark.parametrize(("wanted", "fires", "silent", "number"), CASES, ids=[case[0] for case in CASES])
+def test_rule_fires_at_its_number_and_shows_it(
+    wanted: str, fires: dict[str, Any], silent: dict[str, Any], number: str
+) -> None:
+    advice = find(wanted, fires)
+    assert advice is not None
+    assert number in advice.zh and number in advice.en
+    assert find(wanted, {**fires, **silent}) is None
+
+
+def test_nothing_measured_gives_no_advice() -> None:
+    assert advise(Measurements()) == []
+
+
+def test_ordinary_ends_of_ppo_give_no_advice() -> None:
+    for reason in ("converged", "updates"):
+        assert find("clip_lower", {"ppo": {"stop_reason": reason, "kl": 5.0}}) is None

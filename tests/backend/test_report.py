@@ -1,0 +1,91 @@
+"""The report's numbers, and that hostile text stays text."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from typing import Any
+
+from backend.advice import Advice
+from backend.report import EXAMPLES, Example, Report, to_html, to_text
+
+VERDICT: dict[str, Any] = {
+    "verdict": "better", "seen": {"wins": 12, "ties": 2, "losses": 1},
+    "unseen": {"wins": 18, "ties": 3, "losses": 4}, "win_rate": 0.8125, "interval": [0.66, 0.9],
+    "p_value": 0.0003, "p_seen": 0.0034, "p_unseen": 0.0043, "judged": 40, "comparisons": 40,
+    "length_before": 112.4, "length_after": 31.2,
+}  # fmt: skip
+HOSTILE = '<script>alert(1)</script><img src="http://169.254.169.254/" onerror=x>&"\''
+REPORT = Report(
+    title="Team", number=2, model="policy-team-2", verdict=VERDICT,
+    reward={"accuracy": 0.91, "interval": [0.85, 0.95]},
+    ppo={"reward_before": -1.0, "reward_after": 2.5, "updates": 24, "stop_reason": "converged"},
+    compare={"garbled_after": 0.01},
+    advice=[Advice("promote", "启用它", "promote it")],
+    examples=[Example("How are you?", "I am very well indeed.", "Fine!", True, "after")],
+)  # fmt: skip
+
+
+def parsed(report: Report) -> ET.Element:
+    return ET.fromstring(to_html(report))  # noqa: S314 - our own output
+
+
+def test_report_is_well_formed_and_shows_every_number_in_both_languages() -> None:
+    text = "".join(parsed(REPORT).itertext())
+    for shown in ("新模型更好", "The new model is better", "12 / 2 / 1", "18 / 3 / 4", "81% (66% – 90%)",
+                  "p = 0.0003", "112 → 31", "91% (85% – 95%)", "-1.00 → 2.50", "24 (converged)", "1.0%",
+                  "启用它", "promote it", "Fine!", "Round 2", "policy-team-2"):  # fmt: skip
+        assert shown in text, shown
+
+
+def test_bars_are_as_wide_as_the_counts() -> None:
+    seen = next(parsed(REPORT).iter("svg"))
+    assert [rect.get("width") for rect in seen] == ["320", "256.0", "42.7", "21.3"]  # of 320: 12, 2, 1 of 15
+
+
+def test_hostile_text_stays_text() -> None:
+    hostile = replace(
+        REPORT, title=HOSTILE, model=HOSTILE, advice=[Advice("x", HOSTILE, HOSTILE)],
+        examples=[Example(HOSTILE, HOSTILE, HOSTILE, False, HOSTILE)],
+        ppo={**REPORT.ppo, "stop_reason": HOSTILE},
+    )  # fmt: skip
+    tags = {element.tag for element in parsed(hostile).iter()}
+    assert tags <= {
+        "div",
+        "h2",
+        "h3",
+        "p",
+        "span",
+        "table",
+        "tr",
+        "td",
+        "th",
+        "b",
+        "ul",
+        "li",
+        "br",
+        "svg",
+        "rect",
+    }
+    assert "<script" not in to_html(hostile) and "<img" not in to_html(hostile)
+
+
+def test_unjudged_round_has_a_report() -> None:
+    none = {"wins": 0, "ties": 0, "losses": 0}
+    verdict = {**VERDICT, "verdict": "not_enough_evidence", "seen": none, "unseen": none, "win_rate": None}
+    verdict |= {"length_before": None, "length_after": None}
+    text = to_text(Report("T", 1, "m", verdict))
+    assert "证据不足" in text and "—" in text
+    assert "Not enough evidence" in to_html(Report("T", 1, "m", verdict))
+
+
+def test_long_examples_are_cut_and_only_a_few_are_shown() -> None:
+    many = replace(REPORT, examples=[Example("q", "长" * 5000, "a", True, "tie")] * 50)
+    html = to_html(many)
+    assert html.count("长" * 600 + "…") == EXAMPLES and "长" * 601 not in html
+
+
+def test_text_form_says_the_same() -> None:
+    text = to_text(REPORT)
+    for shown in ("新模型更好", "12 胜 wins", "18 胜 wins", "81%", "promote it"):
+        assert shown in text
