@@ -74,7 +74,7 @@ def masked_mean(tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(tensor: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale the unmasked entries to mean 0 and deviation 1; a single one becomes 0. (B, T) -> (B, T)"""
+    """Unmasked entries shifted and scaled to mean 0, deviation 1; a single one is 0. (B, T) -> (B, T)"""
     mean = masked_mean(tensor, mask)
     variance = masked_mean((tensor - mean) ** 2, mask)
     return torch.where(mask, (tensor - mean) * torch.rsqrt(variance + 1e-8), 0.0)

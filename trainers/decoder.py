@@ -1,9 +1,9 @@
 """Runs a language model one token at a time: prompts in, the last position's hidden state out.
 
 `GenericDecoder` drives any Hugging Face model with its own cache. `LlamaDecoder` is the same computation for
-small models of the Llama family, without the library's work per step: fused weights with the adapters added in,
-rotary embeddings as one complex product, a cache allocated once. For a model of 4.5M parameters that work is
-most of the time. Knows nothing of sampling; `trainers.sampling` draws the tokens.
+small models of the Llama family, without the library's work per step: fused weights with the adapters added
+in, rotary embeddings as one complex product, a cache allocated once. Knows nothing of sampling;
+`trainers.sampling` draws the tokens.
 """
 
 from __future__ import annotations

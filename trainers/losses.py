@@ -1,7 +1,7 @@
 """Losses and divergence estimators: tensors in, tensors out.
 
-Everything here is per token or per response and not reduced, unless it says so: the caller sums and divides by
-the count of the whole mini-batch, so that splitting a mini-batch changes nothing. Imports torch only.
+Everything here is per token or per response and not reduced, unless it says so: the caller sums and divides
+by the count of the whole mini-batch, so that splitting a mini-batch changes nothing. Imports torch only.
 Used by `trainers.ppo` and `trainers.reward`.
 """
 
@@ -74,7 +74,7 @@ def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """KL(policy ‖ reference) from samples of the policy, unbiased, never negative: (r − 1) − log r, r = q / p. (N,)
+    """KL(policy ‖ reference) from samples, unbiased, never negative: (r − 1) − log r with r = q / p. (N,)
 
     Source: Schulman 2020, "Approximating KL divergence".
     """
@@ -95,9 +95,9 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> Tensor:
-    """Negative log-likelihood of a whole ranking, ties by Breslow's approximation, a mean over its choices.
+    """Negative log-likelihood of a whole ranking, a mean over its choices.
 
-        L = −(1/n) Σᵢ (sᵢ − log Σ_{j: rankⱼ ≥ rankᵢ} exp sⱼ)    over the n answers that beat at least one other
+        L = −(1/n) Σᵢ (sᵢ − log Σⱼ exp sⱼ)    over the n answers i that beat another; j: i and what i beats
 
     With two answers this is Bradley-Terry; a ranking that is one tie costs nothing.
 
@@ -108,7 +108,7 @@ def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> Tensor:
         A scalar.
     Raises:
         ShapeError: shapes differ.
-    Source: Plackett 1975; Breslow 1974 for ties.
+    Source: Plackett 1975. Tied answers do not compete with each other: their order is unknown.
     """
     same_shape(scores=scores, ranks=ranks)
     real = ranks >= 0
@@ -116,7 +116,6 @@ def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> Tensor:
     chooser = beats.any(dim=1)
     if not bool(chooser.any()):
         return scores.sum() * 0.0  # keeps the graph
-    # the set that i was chosen from: itself and what it beats, not those tied with it, whose order is unknown
     field = beats | torch.eye(len(ranks), dtype=torch.bool, device=ranks.device)
     log_sums = scores[None, :].masked_fill(~field, float("-inf")).logsumexp(dim=1)
     return (log_sums - scores)[chooser].mean()

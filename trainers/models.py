@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -292,12 +293,6 @@ def save_policy(
     tokenizer.save_pretrained(str(directory))
 
 
-def load_value_head(policy: PolicyModel, directory: Path) -> None:
-    """Take over a saved value head."""
-    if policy.value_head is not None:
-        policy.value_head.load_state_dict(load_file(directory / VALUE_HEAD_FILE))
-
-
 def resolve_tuning(config: PPOConfig | RewardConfig, parameter_count: int) -> Literal["full", "lora"]:
     """What `auto` means for a model of this size."""
     if config.tuning != "auto":
@@ -379,7 +374,7 @@ def _load_adapter(model: nn.Module, path: Path) -> PeftModel:
         raise ModelError(
             f"`{path}` has an adapter_config.json but no `{ADAPTER_FILE}`; only safetensors are read"
         )
-    with readable(path):
+    with readable(path), _without_deprecations():
         return cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
 
 
@@ -390,7 +385,16 @@ def _add_adapter(model: nn.Module, rank: int) -> PeftModel:
     settings = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
     )  # fmt: skip
-    return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))
+    with _without_deprecations():
+        return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """peft 0.21 asks transformers 5.23 for an attribute that was renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
 
 
 def _existing(directory: str) -> Path:

@@ -13,18 +13,14 @@ Sources: Schulman et al. 2017, arXiv:1707.06347; Ziegler et al. 2019, arXiv:1909
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from trainers import reward_source
 from trainers.advantages import (
@@ -36,76 +32,25 @@ from trainers.advantages import (
     whiten,
 )
 from trainers.config import PPOConfig
-from trainers.errors import ConfigError, DataError
+from trainers.errors import DataError
 from trainers.losses import kl_k1, kl_k3, policy_loss, value_loss
-from trainers.metrics import Metrics
-from trainers.models import (
-    TrainablePolicy,
-    encode_prompts,
-    load_tokenizer,
-    load_trainable_policy,
-    save_policy,
-)
-from trainers.ppo_state import TrainingState, generator_for, load_state, prompts_of_update, save_state
+from trainers.ppo_run import Trainer, finish, save_checkpoint, start, trained_parameters
+from trainers.ppo_state import TrainingState, generator_for, prompts_of_update
 from trainers.records import Prompt, read_jsonl
-from trainers.reward_source import RewardFunction, load_reward
-from trainers.rollout import Rollout, evaluate, scatter
+from trainers.reward_source import RewardFunction
+from trainers.rollout import Rollout, evaluate
 from trainers.run_dir import RunDir
-from trainers.sampling import response_texts, sample
 from trainers.stopping import Stopped, stop_requested
 from trainers.text import is_garbled, is_repetitive
-from trainers.verification import Look, is_best, stop_reason
+from trainers.verification import Look, StopReason, is_best, stop_reason
 
 log = logging.getLogger(__name__)
 
 LEAST_LOOK, MOST_LOOK = 32, 64
-"""Answers in one look: few verification prompts are answered several times, of many the first ones are taken."""
+"""Answers in one look: few verification prompts are answered several times, of many the first are taken."""
 SHOWN_SAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """What stays the same during a run."""
-
-    config: PPOConfig
-    policy: TrainablePolicy
-    tokenizer: PreTrainedTokenizerBase
-    reward: RewardFunction
-    optimizer: torch.optim.Optimizer
-    metrics: Metrics
-    max_prompt_tokens: int
-
-    def respond(self, prompts: Sequence[Prompt], generator: torch.Generator) -> tuple[Rollout, list[str]]:
-        """Sampled responses, as tokens and as text."""
-        ids = encode_prompts(self.tokenizer, prompts, max_tokens=self.max_prompt_tokens)
-        rollout = sample(
-            self.policy,
-            self.tokenizer,
-            ids,
-            temperature=self.config.temperature,
-            max_new_tokens=self.config.max_response_tokens,
-            generator=generator,
-            batch_size=self.config.batch_size,
-        )
-        return rollout, response_texts(self.tokenizer, rollout)
-
-    def ref_logprobs(self, rollout: Rollout) -> Tensor:
-        """The reference's logprobs of the same tokens. (B, R)"""
-        with self.policy.as_reference() as reference:
-            return self.evaluated(reference, rollout)[0]
-
-    @torch.no_grad()
-    def evaluated(self, model: Any, rollout: Rollout, with_values: bool = False) -> tuple[Tensor, Tensor]:
-        """Logprobs and values without gradient, in batches of like length. Each (B, R)"""
-        logprobs, values = torch.zeros_like(rollout.logprobs), torch.zeros_like(rollout.logprobs)
-        for rows in rollout.by_length(self.config.batch_size):
-            part = rollout.select(rows)
-            width = part.response_ids.shape[1]
-            outputs = evaluate(model, part, self.config.temperature, with_values=with_values)
-            logprobs[rows, :width] = scatter(outputs.logprobs.cpu(), part.response_mask)
-            if outputs.values is not None:
-                values[rows, :width] = scatter(outputs.values.cpu(), part.response_mask)
-        return logprobs, values
+WARM_UP_UPDATES = 4
+"""AdamW's first steps are as large as the step size, whatever the gradient: they are kept small."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +78,7 @@ def train_ppo(
     verification_prompts: Sequence[Prompt],
     reward: RewardFunction | None = None,
 ) -> dict[str, Any]:
-    """Train until the reward has converged, a guard stops it, or `config.updates` are made; resumes by itself.
+    """Train until the reward has converged, a guard stops it, or all updates are made; resumes by itself.
 
     Args:
         prompts: what PPO learns on.
@@ -148,8 +93,8 @@ def train_ppo(
     """
     if not prompts:
         raise DataError("there is no prompt to train on; needed is at least one in `input/prompts.jsonl`")
-    # 1. One base with policy, value head and reference; the state of this run or of the one that was interrupted.
-    trainer, state = _start(config, run_dir, reward)
+    # 1. One base with policy, value head and reference; this run's state, or that of the interrupted one.
+    trainer, state = start(config, run_dir, reward)
     looked_at = _prompts_to_look_at(verification_prompts or prompts)
     with trainer.metrics:
         if not state.looks:
@@ -183,26 +128,20 @@ def train_ppo(
             trainer.metrics.progress(state.update, config.updates, "updates", step=state.update)
 
             # 6. Look at the verification prompts; keep the best policy; decide whether to go on.
-            if measured["ppo/learning_rate"] == 0.0:
-                state.stop_reason = "diverged"
-            elif kl > config.kl_stop:
-                state.stop_reason = "kl"
-            elif state.update % config.verify_every == 0 or state.update == config.updates:
+            if state.update % config.verify_every == 0 or state.update == config.updates:
                 _take_look(trainer, state, looked_at)
-                state.stop_reason = stop_reason(state.looks, state.best_update, config)
-            if state.stop_reason is None and state.update >= config.updates:
-                state.stop_reason = "updates"
+            state.stop_reason = _reason_to_stop(config, state, kl, measured)
             state.seconds += time.monotonic() - begun
 
             # 7. Save, so that a killed run goes on from here.
             told_to_stop = stop_requested()
             if told_to_stop or state.stop_reason or state.update % config.checkpoint_every == 0:
-                _save_checkpoint(run_dir, trainer, state)
+                save_checkpoint(run_dir, trainer, state)
             if told_to_stop:
                 raise Stopped
 
     # 8. The best policy is the result, not the last.
-    return _finish(run_dir, trainer, state)
+    return finish(run_dir, trainer, state)
 
 
 def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -> Experience:
@@ -242,20 +181,22 @@ def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -
 def learn(trainer: Trainer, experience: Experience, update: int) -> dict[str, float]:
     """Several passes over the rollouts in mini-batches; ends early when the policy has moved enough.
 
-    A mini-batch's loss is a mean over its tokens, so neither the size of the micro-batches nor the order of the
-    rows in them changes the gradient.
+    A mini-batch's loss is a mean over its tokens, so neither the size of the micro-batches nor the order of
+    the rows in them changes the gradient.
     """
     config, rollout = trainer.config, experience.rollout
-    factor = 1.0 - (update - 1) / config.updates
+    factor = min(1.0, update / WARM_UP_UPDATES) * (1.0 - (update - 1) / config.updates)
     for group in trainer.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     shuffle = generator_for(config.seed, update, "minibatches")
     totals, norms, steps = torch.zeros(len(_SUMS)), [], 0
     for _ in range(config.epochs):
-        epoch = torch.zeros(len(_SUMS))
-        for rows in torch.randperm(len(rollout), generator=shuffle).split(config.minibatch_size):
+        epoch, order = torch.zeros(len(_SUMS)), torch.randperm(len(rollout), generator=shuffle)
+        for rows in torch.split(order, config.minibatch_size):
             epoch += backward(trainer, experience, rows.tolist())
-            norm = float(torch.nn.utils.clip_grad_norm_(_trained(trainer.policy), config.max_grad_norm))
+            norm = float(
+                torch.nn.utils.clip_grad_norm_(trained_parameters(trainer.policy), config.max_grad_norm)
+            )
             if norm == norm and norm != float("inf"):
                 trainer.optimizer.step()
                 norms.append(norm)
@@ -313,7 +254,7 @@ def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> T
         loss = policy_losses.sum() + config.value_coef * value_losses.sum()
         if new.entropy is not None:
             loss = loss - config.entropy_coef * new.entropy.sum()
-        (loss / tokens).backward()
+        (loss / tokens).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             ratio = (new.logprobs - old_logprobs).exp()
             clipped = (ratio - 1).abs() > config.clip_range
@@ -377,103 +318,21 @@ def _take_look(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]
         state.samples.append({"update": state.update, **shown})
 
 
-def _start(
-    config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None
-) -> tuple[Trainer, TrainingState]:
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    policy = load_trainable_policy(config)
-    room = getattr(policy.causal_model.config, "max_position_embeddings", 2**31) - config.max_response_tokens
-    if room < 8:
-        raise ConfigError(
-            f"`max_response_tokens` is `{config.max_response_tokens}`, which leaves {room} tokens of the model's "
-            "context for the prompt; needed are at least 8: set it lower"
-        )
-    optimizer = make_optimizer(config, policy)
-    checkpoint = run_dir.latest_checkpoint()
-    state, offset = TrainingState(kl_coef=config.kl_coef), 0
-    if checkpoint is not None:
-        state, offset = load_state(checkpoint, policy, optimizer)
-        state.resumed += 1
-        log.info("resumed after update %d", state.update)
-    trainer = Trainer(
-        config=config,
-        policy=policy,
-        tokenizer=load_tokenizer(config.base_model),
-        reward=reward or load_reward(config),
-        optimizer=optimizer,
-        metrics=run_dir.metrics(offset),
-        max_prompt_tokens=min(config.max_prompt_tokens, room),
+def _reason_to_stop(
+    config: PPOConfig, state: TrainingState, kl: float, measured: dict[str, float]
+) -> StopReason | None:
+    if measured["ppo/learning_rate"] == 0.0:  # no step was taken
+        return "diverged"
+    if kl > config.kl_stop:
+        return "kl"
+    found = (
+        stop_reason(state.looks, state.best_update, config)
+        if state.looks[-1].update == state.update
+        else None
     )
-    return trainer, state
-
-
-def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Optimizer:
-    """AdamW without decay; the value head, which starts from nothing, takes larger steps."""
-    rate = config.learning_rate
-    if rate is None:
-        parameters = sum(parameter.numel() for parameter in policy.causal_model.parameters())
-        small = 3e-4 if parameters < 50_000_000 else 1e-5
-        rate = small if policy.tuning == "full" else 2e-4
-    head = [parameter for name, parameter in policy.named_parameters() if name.startswith("value_head")]
-    rest = [parameter for parameter in _trained(policy) if not any(parameter is other for other in head)]
-    groups = [{"params": rest, "lr": rate}, {"params": head, "lr": rate * config.value_learning_rate_factor}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return optimizer
-
-
-def _trained(policy: TrainablePolicy) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return found or ("updates" if state.update >= config.updates else None)
 
 
 def _prompts_to_look_at(prompts: Sequence[Prompt]) -> list[Prompt]:
     times = -(-LEAST_LOOK // len(prompts))
     return (list(prompts) * times)[:MOST_LOOK]
-
-
-def _save_checkpoint(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> None:
-    def write(directory: Path) -> None:
-        save_state(directory, state, trainer.policy, trainer.optimizer, trainer.metrics.offset)
-
-    run_dir.save_checkpoint(state.update, write)
-
-
-def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str, Any]:
-    config, policy = trainer.config, trainer.policy
-    policy.load_trainable_state(state.best_weights)
-    before = state.looks[0]
-    after = next(found for found in state.looks if found.update == state.best_update)
-
-    def write(directory: Path) -> None:
-        # an adapter trained on other weights than the base model's would not fit the base model
-        save_policy(
-            policy,
-            trainer.tokenizer,
-            directory,
-            merge=bool(config.start_policy) and not policy.has_start_adapter,
-        )
-
-    lineage = {
-        "base_model": config.base_model,
-        "start_policy": config.start_policy,
-        "update": state.best_update,
-    }
-    run_dir.save_model(write, lineage | {"reward_model": config.reward_model, "seed": config.seed})
-    lines = (json.dumps(shown, ensure_ascii=False) + "\n" for shown in state.samples)
-    run_dir.output("samples.jsonl").write_text("".join(lines), encoding="utf-8")
-    return {
-        "updates": state.update,
-        "stop_reason": state.stop_reason,
-        "best_update": state.best_update,
-        "reward_before": before.score,
-        "reward_after": after.score,
-        "kl": after.kl,
-        "length_before": before.length,
-        "length_after": after.length,
-        "seconds": round(state.seconds, 1),
-        "resumed": state.resumed,
-        "tuning": policy.tuning,
-        "looks": [dataclasses.asdict(found) | {"train_score": None} for found in state.looks],
-    }

@@ -103,7 +103,7 @@ def generator_for(seed: int, update: int, purpose: str) -> torch.Generator:
 
 
 def prompts_of_update(items: Sequence[Item], seed: int, update: int, count: int) -> list[Item]:
-    """The items for this update (counted from 1): each once, in a new random order, before any comes again."""
+    """The items for this update (counted from 1): all in random order before any comes again."""
     chosen = []
     for position in range((update - 1) * count, update * count):
         order = list(range(len(items)))

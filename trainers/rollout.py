@@ -26,7 +26,7 @@ from trainers.errors import ShapeError
 from trainers.models import PolicyModel, pad
 
 LOGITS_AT_ONCE = 2**26
-"""Logits held at once (256 MiB in fp32); with more, they are computed in parts, again in the backward pass."""
+"""Logits held at once (256 MiB in fp32); more are computed in parts, and again in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _token_logprobs(
     if len(targets) <= size:
         chosen, entropy = of(hidden, targets)
     else:
-        pieces = zip(hidden.split(size), targets.split(size), strict=True)
+        pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
         results = [checkpoint(of, part, wanted, use_reentrant=False) for part, wanted in pieces]
         chosen, entropy = (torch.cat(column) for column in zip(*results, strict=True))
     return chosen, entropy if with_entropy else None

@@ -1,7 +1,8 @@
 """Samples responses: prompts as tokens in, a `Rollout` out.
 
 Each row has its own random numbers, drawn before the first token, so a response depends neither on the batch
-size nor on its neighbours, beyond rounding. Knows nothing of rewards; used by PPO, candidate generation and comparison.
+size nor on its neighbours, beyond rounding. Knows nothing of rewards. Used by PPO, candidate generation and
+comparison.
 """
 
 from __future__ import annotations

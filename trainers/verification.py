@@ -23,9 +23,9 @@ StopReason = Literal[
 ]
 
 LEAST_GAIN = 0.02
-"""A look is better than the best one if its objective is higher by this, in deviations of the first scores."""
+"""A better look has an objective higher by at least this, in deviations of the first scores."""
 OVER_OPTIMISATION_DROP = 0.1
-"""Fall of the verification score, in the same unit, over the last three looks while the training score rises."""
+"""Fall of the score over the last three looks, same unit, that counts while the training score rises."""
 SHORTEST_MEAN_LENGTH = 3.0
 """Answers with a shorter mean length, in tokens with EOS, have collapsed, unless they began like that."""
 
@@ -55,7 +55,7 @@ class Look:
 
 
 def objective(look: Look, first: Look, kl_coef: float) -> float:
-    """What a checkpoint is chosen by: the gain in score, in deviations of the first scores, less a price on KL."""
+    """What chooses a checkpoint: the gain in score, in deviations of the first scores, less a price on KL."""
     unit = max(first.score_deviation, 1e-6)
     return (look.score - first.score) / unit - kl_coef * look.kl
 

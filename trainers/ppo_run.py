@@ -1,0 +1,182 @@
+"""What surrounds the PPO loop: making or resuming a run, its checkpoints, its result.
+
+`trainers.ppo` holds the algorithm; nothing here decides what is learnt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from trainers.config import PPOConfig
+from trainers.errors import ConfigError
+from trainers.metrics import Metrics
+from trainers.models import (
+    PolicyModel,
+    TrainablePolicy,
+    encode_prompts,
+    load_tokenizer,
+    load_trainable_policy,
+    save_policy,
+)
+from trainers.ppo_state import TrainingState, load_state, save_state
+from trainers.records import Prompt
+from trainers.reward_source import RewardFunction, load_reward
+from trainers.rollout import Rollout, evaluate, scatter
+from trainers.run_dir import RunDir
+from trainers.sampling import response_texts, sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What stays the same during a run."""
+
+    config: PPOConfig
+    policy: TrainablePolicy
+    tokenizer: PreTrainedTokenizerBase
+    reward: RewardFunction
+    optimizer: torch.optim.Optimizer
+    metrics: Metrics
+    max_prompt_tokens: int
+
+    def respond(self, prompts: Sequence[Prompt], generator: torch.Generator) -> tuple[Rollout, list[str]]:
+        """Sampled responses, as tokens and as text."""
+        ids = encode_prompts(self.tokenizer, prompts, max_tokens=self.max_prompt_tokens)
+        rollout = sample(
+            self.policy,
+            self.tokenizer,
+            ids,
+            temperature=self.config.temperature,
+            max_new_tokens=self.config.max_response_tokens,
+            generator=generator,
+            batch_size=self.config.batch_size,
+        )
+        return rollout, response_texts(self.tokenizer, rollout)
+
+    def ref_logprobs(self, rollout: Rollout) -> Tensor:
+        """The reference's logprobs of the same tokens. (B, R)"""
+        with self.policy.as_reference() as reference:
+            return self.evaluated(reference, rollout)[0]
+
+    @torch.no_grad()
+    def evaluated(
+        self, model: PolicyModel, rollout: Rollout, with_values: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Logprobs and values without gradient, in batches of like length. Each (B, R)"""
+        logprobs, values = torch.zeros_like(rollout.logprobs), torch.zeros_like(rollout.logprobs)
+        for rows in rollout.by_length(self.config.batch_size):
+            part = rollout.select(rows)
+            width = part.response_ids.shape[1]
+            outputs = evaluate(model, part, self.config.temperature, with_values=with_values)
+            logprobs[rows, :width] = scatter(outputs.logprobs.cpu(), part.response_mask)
+            if outputs.values is not None:
+                values[rows, :width] = scatter(outputs.values.cpu(), part.response_mask)
+        return logprobs, values
+
+
+def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> tuple[Trainer, TrainingState]:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    policy = load_trainable_policy(config)
+    room = getattr(policy.causal_model.config, "max_position_embeddings", 2**31) - config.max_response_tokens
+    if room < 8:
+        raise ConfigError(
+            f"`max_response_tokens` is `{config.max_response_tokens}`, which leaves {room} tokens of the "
+            "model's context for the prompt; needed are at least 8: set it lower"
+        )
+    optimizer = make_optimizer(config, policy)
+    checkpoint = run_dir.latest_checkpoint()
+    state, offset = TrainingState(kl_coef=config.kl_coef), 0
+    if checkpoint is not None:
+        state, offset = load_state(checkpoint, policy, optimizer)
+        state.resumed += 1
+        log.info("resumed after update %d", state.update)
+    trainer = Trainer(
+        config=config,
+        policy=policy,
+        tokenizer=load_tokenizer(config.base_model),
+        reward=reward or load_reward(config),
+        optimizer=optimizer,
+        metrics=run_dir.metrics(offset),
+        max_prompt_tokens=min(config.max_prompt_tokens, room),
+    )
+    return trainer, state
+
+
+def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Optimizer:
+    """AdamW without decay; the value head, which starts from nothing, takes larger steps."""
+    rate = config.learning_rate
+    if rate is None:
+        parameters = sum(parameter.numel() for parameter in policy.causal_model.parameters())
+        small = 3e-4 if parameters < 50_000_000 else 1e-5
+        rate = small if policy.tuning == "full" else 2e-4
+    head = [parameter for name, parameter in policy.named_parameters() if name.startswith("value_head")]
+    rest = [
+        parameter for parameter in trained_parameters(policy) if not any(parameter is other for other in head)
+    ]
+    groups = [{"params": rest, "lr": rate}, {"params": head, "lr": rate * config.value_learning_rate_factor}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def trained_parameters(policy: TrainablePolicy) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+def save_checkpoint(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> None:
+    def write(directory: Path) -> None:
+        save_state(directory, state, trainer.policy, trainer.optimizer, trainer.metrics.offset)
+
+    run_dir.save_checkpoint(state.update, write)
+
+
+def finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str, Any]:
+    config, policy = trainer.config, trainer.policy
+    policy.load_trainable_state(state.best_weights)
+    before = state.looks[0]
+    after = next(found for found in state.looks if found.update == state.best_update)
+
+    def write(directory: Path) -> None:
+        # an adapter trained on other weights than the base model's would not fit the base model
+        save_policy(
+            policy,
+            trainer.tokenizer,
+            directory,
+            merge=bool(config.start_policy) and not policy.has_start_adapter,
+        )
+
+    lineage = {
+        "base_model": config.base_model,
+        "start_policy": config.start_policy,
+        "update": state.best_update,
+    }
+    run_dir.save_model(write, lineage | {"reward_model": config.reward_model, "seed": config.seed})
+    lines = (json.dumps(shown, ensure_ascii=False) + "\n" for shown in state.samples)
+    run_dir.output("samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    return {
+        "updates": state.update,
+        "stop_reason": state.stop_reason,
+        "best_update": state.best_update,
+        "reward_before": before.score,
+        "reward_after": after.score,
+        "kl": after.kl,
+        "length_before": before.length,
+        "length_after": after.length,
+        "seconds": round(state.seconds, 1),
+        "resumed": state.resumed,
+        "tuning": policy.tuning,
+        "looks": [dataclasses.asdict(found) | {"train_score": None} for found in state.looks],
+    }
