@@ -71,7 +71,7 @@ def read(name: Name) -> str:
     style = re.sub(
         r"/\*.*?\*/\s*", "", (_DIRECTORY / "style.css").read_text(encoding="utf-8"), flags=re.DOTALL
     )
-    return (_DIRECTORY / f"{name}.xml").read_text(encoding="utf-8").replace(_STYLE, style.strip())
+    return (_DIRECTORY / f"{name}.xml").read_text(encoding="utf-8").strip().replace(_STYLE, style.strip())
 
 
 def check(name: Name, xml: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Makes a workspace: its Label Studio projects, their interfaces, the ML backend connection and the webhooks.
 
 `python -m scripts.setup_project NAME` can be run again at any time: it repairs what someone changed and says
-so. Projects are found by the ids in our store, else by the marker in their description, so that neither a lost
-database nor a renamed project makes twins.
+so. Projects are found by their ids in our store, else by a marker in their description, so that neither a
+lost database nor a renamed project makes twins.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _overlap(settings: Settings, kind: label_config.Name) -> int:
 
 def _repair_config(work: _Work, kind: label_config.Name, project: int, xml: str) -> None:
     ours = label_config.read(kind)
-    if xml == ours:
+    if xml.strip() == ours:
         return
     faults = label_config.check(kind, xml)
     if not faults and not work.reset_config:
@@ -228,7 +228,7 @@ def _connect(work: _Work) -> None:
 
 
 def _webhooks(work: _Work, kind: label_config.Name) -> None:
-    """Leave exactly one webhook of ours; Label Studio's own for an ML backend carries no secret: remove it."""
+    """Leave exactly one webhook; the one that Label Studio makes by itself carries no secret."""
     project, client, secret = work.setup.projects[kind], work.client, work.settings.webhook_secret
     wanted: dict[str, Any] = {
         "url": work.backend_url + HOOK_PATH,

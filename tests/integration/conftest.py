@@ -1,0 +1,31 @@
+"""One real Label Studio for all integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.label_studio_server import VIRTUAL_ENVIRONMENT, LabelStudioServer, free_port
+
+USERNAME = "lead@example.com"
+PASSWORD = "a-long-test-password"
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    """A Label Studio of its own data directory; its administrator's token is `label_studio.token`."""
+    if not VIRTUAL_ENVIRONMENT.exists():
+        pytest.skip("Label Studio is not installed; `make setup` installs it")
+    directory: Path = tmp_path_factory.mktemp("label-studio")
+    server = LabelStudioServer(
+        directory / "data", free_port(), USERNAME, PASSWORD, TOKEN, directory / "label-studio.log"
+    )
+    server.start()
+    try:
+        server.wait_ready(300)
+        yield server
+    finally:
+        server.stop()
