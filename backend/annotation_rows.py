@@ -61,7 +61,7 @@ class Rankings:
 
 def _response_owners(session: Session, workspace: str) -> dict[str, str]:
     query = select(ResponseRow.id, ResponseRow.prompt_id).where(ResponseRow.workspace == workspace)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def _ranking_rows(

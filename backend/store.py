@@ -144,7 +144,7 @@ def pending_hints(session: Session) -> dict[int, int]:
         .where(HintRow.handled.is_(False))
         .group_by(HintRow.project)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def handle_hints(session: Session, project: int, newest: int) -> None:
@@ -168,7 +168,7 @@ def prompt_counts(session: Session, workspace_id: str) -> dict[PromptState, int]
         .where(PromptRow.workspace == workspace_id)
         .group_by(PromptRow.state)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def responses(session: Session, workspace_id: str, prompt_id: str | None = None) -> Sequence[ResponseRow]:
@@ -200,10 +200,13 @@ def snapshot(rankings: Iterable[RankingRow]) -> list[list[Any]]:
 
 
 def new_rankings(session: Session, workspace_id: str) -> int:
-    """Active rankings that the newest reward run was not given; an edited one counts as new."""
+    """Active rankings that the newest reward run was not given; an edited one counts as new.
+
+    A run that failed or was cancelled counts: with the same rankings it is tried again only when asked.
+    """
     newest = (
         select(RunRow.snapshot)
-        .where(RunRow.workspace == workspace_id, RunRow.kind == "reward", RunRow.state != "cancelled")
+        .where(RunRow.workspace == workspace_id, RunRow.kind == "reward")
         .order_by(RunRow.created.desc(), RunRow.id)
         .limit(1)
     )
@@ -225,6 +228,13 @@ def current_round(session: Session, workspace_id: str) -> RoundRow | None:
         select(RoundRow).where(RoundRow.workspace == workspace_id).order_by(RoundRow.number.desc()).limit(1)
     )
     return session.scalars(query).first()
+
+
+def round_by_id(session: Session, round_id: str) -> RoundRow:
+    """Raises: NotFoundInStoreError: there is no such round."""
+    if (row := session.get(RoundRow, round_id)) is None:
+        raise NotFoundInStoreError(f"there is no round `{round_id}`; `python -m backend status` lists them")
+    return row
 
 
 def run(session: Session, run_id: str) -> RunRow:
