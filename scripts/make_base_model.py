@@ -65,10 +65,14 @@ def make_examples(count: int, seed: int, tokenizer: PreTrainedTokenizerFast) -> 
     prefix_ids = tokenizer(prefixes, add_special_tokens=False)["input_ids"]
     answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
     pairs = zip(prefix_ids, answer_ids, strict=True)
-    return [Example(np.array(p + a, dtype=np.uint16), len(p)) for p, a in pairs if len(p) + len(a) <= MOST_TOKENS]
+    return [
+        Example(np.array(p + a, dtype=np.uint16), len(p)) for p, a in pairs if len(p) + len(a) <= MOST_TOKENS
+    ]
 
 
-def batches(examples: list[Example], tokens: int, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    examples: list[Example], tokens: int, rng: random.Random
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of about `tokens` tokens, alike in length, right-padded: (ids, labels), each (B, T)."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids) + rng.random() * 8)
     groups, group = [], []
@@ -85,7 +89,9 @@ def batches(examples: list[Example], tokens: int, rng: random.Random) -> Iterato
         for row, index in enumerate(group):
             example = examples[index]
             ids[row, : len(example.ids)] = torch.from_numpy(example.ids.astype(np.int64))
-            labels[row, example.answer_start : len(example.ids)] = ids[row, example.answer_start : len(example.ids)]
+            labels[row, example.answer_start : len(example.ids)] = ids[
+                row, example.answer_start : len(example.ids)
+            ]
         yield ids, labels
 
 
@@ -93,11 +99,18 @@ def make_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> L
     """A small Llama with tied embeddings."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-            num_attention_heads=width // 64, num_key_value_heads=width // 64, max_position_embeddings=1024,
-            tie_word_embeddings=True, bos_token_id=None, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            num_key_value_heads=width // 64,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+        )
     )
 
 
@@ -121,7 +134,10 @@ def train(args: argparse.Namespace) -> None:
     if args.device == "cuda":
         torch.set_float32_matmul_precision("high")
     optimizers = make_optimizers(model, args.muon_lr, args.adamw_lr)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {len(examples)} examples", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {len(examples)} examples",
+        flush=True,
+    )
     started, step, rng = time.monotonic(), 0, random.Random(args.seed)
     while step < args.steps and time.monotonic() - started < args.minutes * 60:
         for ids, labels in batches(examples, args.batch_tokens, rng):
@@ -130,7 +146,8 @@ def train(args: argparse.Namespace) -> None:
             loss = _step(model, ids.to(args.device), labels.to(args.device), optimizers, min(1.0, left / 0.7))
             step += 1
             if step % 200 == 0:
-                print(f"step {step}  loss {loss.item():.4f}  left {left:.2f}  {time.monotonic() - started:.0f} s", flush=True)
+                seconds = time.monotonic() - started
+                print(f"step {step}  loss {loss.item():.4f}  left {left:.2f}  {seconds:.0f} s", flush=True)
             if step >= args.steps or left == 0:
                 break
     save(model, tokenizer, args.out)
@@ -156,7 +173,7 @@ def _step(
         wanted = labels[:, 1:] != _IGNORED
         logits = model.lm_head(hidden[wanted])  # (answer tokens, V)
     loss = functional.cross_entropy(logits.float(), labels[:, 1:][wanted])
-    loss.backward()
+    torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
@@ -168,14 +185,16 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     """Write the model in Hugging Face layout, fp16 on disk."""
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.to("cpu", torch.float16).save_pretrained(out)
+    model.cpu().half().save_pretrained(out)  # type: ignore[no-untyped-call]
     tokenizer.save_pretrained(out)
     print(f"saved to {out}")
 
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory for the model")
     parser.add_argument("--width", type=int, default=256, help="hidden size, a multiple of 64")
     parser.add_argument("--layers", type=int, default=4, help="transformer layers")
@@ -187,8 +206,12 @@ def main() -> None:
     parser.add_argument("--muon-lr", type=float, default=0.02, help="step size of the hidden matrices")
     parser.add_argument("--adamw-lr", type=float, default=3e-3, help="step size of embedding and norms")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
-    parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="processes that draw examples")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--workers", type=int, default=multiprocessing.cpu_count(), help="processes that draw examples"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+    )
     train(parser.parse_args())
 
 

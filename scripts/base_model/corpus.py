@@ -87,9 +87,7 @@ def read_intents(directory: Path = CORPUS_DIR, pattern: str = "intents_*.yaml") 
 
 def _intent(entry: dict[str, Any]) -> Intent:
     texts = {lang: Texts(**{key: tuple(entry[lang][key]) for key in _MIN}) for lang in LANGUAGES}
-    return Intent(
-        entry["id"], entry["domain"], tuple(entry.get("slots", ())), texts["zh"], texts["en"]
-    )
+    return Intent(entry["id"], entry["domain"], tuple(entry.get("slots", ())), texts["zh"], texts["en"])
 
 
 def _faults(entry: dict[str, Any]) -> Iterator[str]:

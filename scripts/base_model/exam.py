@@ -17,7 +17,11 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+
+from trainers.models import PolicyModel, encode_prompts, load_policy, load_tokenizer
+from trainers.records import Prompt
+from trainers.sampling import response_texts, sample
 
 HERE = Path(__file__).parent
 MOST_NEW_TOKENS = 160
@@ -60,7 +64,9 @@ class Answer:
         """Broken characters, a loop, or the wrong language."""
         cjk = len(re.findall(r"[㐀-鿿]", self.text)) / max(1, len(self.text))
         wrong_language = cjk < 0.3 if self.question.language == "zh" else cjk > 0.2
-        return not self.text.strip() or "\ufffd" in self.text or bool(_LOOP.search(self.text)) or wrong_language
+        return (
+            not self.text.strip() or "\ufffd" in self.text or bool(_LOOP.search(self.text)) or wrong_language
+        )
 
     @property
     def verbose(self) -> bool:
@@ -83,34 +89,27 @@ def questions(new_slot_words: bool, seed: int = 0) -> Iterator[Question]:
                 yield Question(intent, language, text.format(**slots), topic, tuple(slots.values()))
 
 
-@torch.inference_mode()
 def ask(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: list[Question], temperature: float
+    model: PolicyModel, tokenizer: PreTrainedTokenizerBase, asked: list[Question], temperature: float
 ) -> list[Answer]:
     """One answer to each question; temperature 0 is greedy."""
-    answers = []
-    for start in range(0, len(asked), 64):
-        group = asked[start : start + 64]
-        texts = [
-            tokenizer.apply_chat_template([{"role": "user", "content": q.text}], tokenize=False, add_generation_prompt=True)
-            for q in group
-        ]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-        inputs = {key: inputs[key].to(model.device) for key in ("input_ids", "attention_mask")}
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-        output = model.generate(**inputs, max_new_tokens=MOST_NEW_TOKENS, **sampling)
-        for question, ids in zip(group, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            finished = tokenizer.eos_token_id in ids
-            answers.append(Answer(question, tokenizer.decode(ids, skip_special_tokens=True), finished))
-    return answers
+    prompt_ids = encode_prompts(tokenizer, [Prompt(q.intent, q.text) for q in asked], None)
+    rollout = sample(
+        model, tokenizer, prompt_ids,
+        temperature=temperature, max_new_tokens=MOST_NEW_TOKENS, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    texts = response_texts(tokenizer, rollout)
+    return [Answer(*answer) for answer in zip(asked, texts, rollout.finished.tolist(), strict=True)]
+
+
+def load(directory: Path) -> tuple[PreTrainedTokenizerBase, PolicyModel]:
+    """The model of a directory, ready to answer."""
+    return load_tokenizer(directory), load_policy(str(directory))
 
 
 def examine(directory: Path) -> tuple[dict[str, float], list[Answer]]:
     """The figures of the exam, and the sampled answers to read."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
+    tokenizer, model = load(directory)
     known, new = list(questions(new_slot_words=False)), list(questions(new_slot_words=True))
     greedy, sampled = ask(model, tokenizer, known, 0.0), ask(model, tokenizer, known, 0.7)
     with_new_words = ask(model, tokenizer, new, 0.0)
@@ -138,7 +137,9 @@ def examine(directory: Path) -> tuple[dict[str, float], list[Answer]]:
 
 def main() -> None:
     """Read the command line, examine, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("model", type=Path, nargs="?", default=HERE / "weights", help="model directory")
     parser.add_argument("--read", type=int, default=0, help="print this many answers to read")
     args = parser.parse_args()

@@ -23,15 +23,32 @@ INSTRUCTED_SHARE = 0.35
 MADE_UP_SHARE = 0.6
 SECOND_TURN_SHARE = 0.08
 
-_COMMON_CHARACTERS = [
-    bytes((high, low)).decode("gb2312")  # GB 2312 level 1: the 3,755 most used characters
-    for high in range(0xB0, 0xD8)
-    for low in range(0xA1, 0xFF)
-    if not (high == 0xD7 and low > 0xF9)
-]
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl gr pl qu sh sl sp st th tr".split()
-_NUCLEI = "a e i o u ai ea ee oa oo ou y".split()
-_CODAS = ["", "", "", *"n r l s t m nd rk st x ck ng".split()]
+
+def _gb2312(rows: range) -> list[str]:
+    cells = (bytes((row, column)) for row in rows for column in range(0xA1, 0xFF))
+    return [character for cell in cells for character in cell.decode("gb2312", errors="ignore")]
+
+
+_COMMON_CHARACTERS = _gb2312(range(0xB0, 0xD8))  # level 1: the 3,755 most used characters
+_RARE_CHARACTERS = _gb2312(range(0xD8, 0xF8))  # level 2: 3,008 more, spelt in bytes by the tokenizer
+_ONSETS = (
+    *tuple("bcdfghjklmnprstvwz"),
+    "br",
+    "ch",
+    "cl",
+    "cr",
+    "dr",
+    "fl",
+    "gr",
+    "pl",
+    "qu",
+    "sh",
+    "st",
+    "th",
+    "tr",
+)
+_NUCLEI = ("a", "e", "i", "o", "u", "ai", "ea", "ee", "oa", "oo", "ou", "y")
+_CODAS = ("", "", "", "n", "r", "l", "s", "t", "m", "nd", "rk", "st", "x", "ck", "ng")
 
 
 @dataclass(frozen=True)
@@ -71,11 +88,15 @@ def common_characters() -> list[str]:
 def made_up_word(language: Language, rng: random.Random) -> str:
     """A word that exists nowhere: 2-4 characters, or one or two pronounceable words."""
     if language == "zh":
-        return "".join(rng.choices(_COMMON_CHARACTERS, k=rng.choice((2, 2, 3, 3, 4))))
+        characters = (
+            rng.choice(_RARE_CHARACTERS if rng.random() < 0.08 else _COMMON_CHARACTERS) for _ in range(4)
+        )
+        return "".join(characters)[: rng.choice((2, 2, 3, 3, 4))]
 
     def word() -> str:
         syllables = (
-            rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
+            rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS)
+            for _ in range(rng.choice((1, 2, 2, 3)))
         )
         return "".join(syllables)
 
@@ -113,7 +134,8 @@ def _turn(corpus: Corpus, language: Language, register: Register, rng: random.Ra
     question = fill(rng.choice(texts.ask), words)
     if rng.random() < 0.08:
         question += rng.choice(" ，。" if language == "zh" else " ") + fill(rng.choice(texts.ask), words)
-    return intent.id, _roughen(corpus, question, language, words, rng), fill(_answer(corpus, texts, language, register, rng), words)
+    answer = fill(_answer(corpus, texts, language, register, rng), words)
+    return intent.id, _roughen(corpus, question, language, words, rng), answer
 
 
 def _slot_word(corpus: Corpus, slot: str, language: Language, rng: random.Random) -> str:
@@ -135,9 +157,11 @@ def _answer(corpus: Corpus, texts: Any, language: Language, register: Register, 
     return str(answer)
 
 
-def _roughen(corpus: Corpus, question: str, language: Language, words: dict[str, str], rng: random.Random) -> str:
+def _roughen(
+    corpus: Corpus, question: str, language: Language, words: dict[str, str], rng: random.Random
+) -> str:
     """The question as people type it: greetings around it, lost punctuation, a missing or doubled piece."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         question = _drop_piece(question, language, words, rng)
     if rng.random() < 0.35:
         question = question.rstrip("？?。.!！")
@@ -147,7 +171,7 @@ def _roughen(corpus: Corpus, question: str, language: Language, words: dict[str,
         question = before + (question[0].lower() + question[1:] if lower else question)
     if rng.random() < 0.15:
         question += rng.choice(corpus.common["after_question"][language])
-    if language == "en" and rng.random() < 0.2 and not any(word in question for word in words.values() if word != word.lower()):
+    if language == "en" and rng.random() < 0.2 and all(word.islower() for word in words.values()):
         question = question.lower()
     return question
 

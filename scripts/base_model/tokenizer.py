@@ -43,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], characters: list[str], vocabulary: int
 
 
 def _chopped(texts: Iterable[str]) -> Iterator[str]:
-    """Chinese runs cut at random into pieces of one to three characters, so that no longer merge is learnt."""
+    """Chinese runs cut at random into one to three characters, so that no longer merge is learnt."""
     rng = random.Random(0)
     for text in texts:
         yield _CJK.sub(lambda match: _cut(match[0], rng), text)
@@ -70,7 +70,7 @@ def _with_bytes(tokenizer: Tokenizer, bytes_: list[str]) -> Tokenizer:
 
 
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[START],
         padding_side="left", clean_up_tokenization_spaces=False, model_max_length=1024,
     )  # fmt: skip
