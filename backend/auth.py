@@ -35,7 +35,7 @@ from backend.settings import Settings, variable
 OPEN_ENDPOINTS = frozenset({"protocol.health"})
 """Answer to everyone."""
 OWN_CHECK_ENDPOINTS = frozenset({"hooks.receive", "login.log_in"})
-"""Check a secret of their own."""
+"""Check a secret of their own when posted to."""
 SESSION_HOURS = 12
 _SECRETS = ("password", "webhook_secret", "session_secret")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -75,7 +75,9 @@ class Guard:
         """Before each request: the Host, then who it is, then whether it may change something."""
         if _host_name(request.host) not in self.settings.hosts:
             abort(400, "the Host header names no host of this backend; add the host to `ALLOWED_HOSTS`")
-        if request.endpoint in OPEN_ENDPOINTS | OWN_CHECK_ENDPOINTS:
+        if request.endpoint in OPEN_ENDPOINTS:
+            return None
+        if request.endpoint in OWN_CHECK_ENDPOINTS and request.method == "POST":
             return None
         by_session = self._has_session()
         if not by_session and not self._has_basic_credentials():
@@ -99,7 +101,10 @@ class Guard:
         return "user" in session and same(str(session["user"]), self.settings.username)
 
     def _has_basic_credentials(self) -> bool:
-        given = request.authorization
+        try:
+            given = request.authorization
+        except ValueError:  # werkzeug on a header with characters outside ASCII
+            return False
         if given is None or given.type != "basic":
             return False
         _limit(self.failed_basic)
@@ -137,7 +142,7 @@ def log_out() -> Response:
 def unauthorised() -> Response:
     """401: the login form for a browser that opens a page, JSON for everyone else."""
     opens_page = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
-    if not opens_page or request.authorization is not None:
+    if not opens_page or "Authorization" in request.headers:
         abort(401, "needed are HTTP basic credentials (`BACKEND_USERNAME`, `BACKEND_PASSWORD`) or a login")
     return _login_form(failed=False)
 

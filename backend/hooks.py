@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, abort, jsonify, request
+from flask import Blueprint, abort, current_app, jsonify, request
+from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response
 
 from backend.auth import same
@@ -18,9 +19,15 @@ from backend.rate_limit import RateLimit
 from backend.wire import current_service, json_body
 
 LARGEST_BODY = 4 * 1024 * 1024
-HINTS = RateLimit(most=300, window_s=10)
+HINTS_A_WINDOW, WINDOW_S = 100, 10.0
+"""More hints about one project in this time are refused: those before them lead to the same look."""
 
 hooks = Blueprint("hooks", __name__)
+
+
+@hooks.record_once
+def _limit_hints(setup: BlueprintSetupState) -> None:
+    setup.app.extensions["rlhf_hints"] = RateLimit(HINTS_A_WINDOW, WINDOW_S)
 
 
 @hooks.post("/hooks/label-studio")
@@ -34,9 +41,10 @@ def receive() -> tuple[Response, int]:
     project = project_number(request.args.get("project") or _project_id(payload))
     if not service.owns_project(project):
         abort(403, "the project belongs to no workspace of this backend")
-    if HINTS.wait_s(project) > 0:
+    hints: RateLimit = current_app.extensions["rlhf_hints"]
+    if hints.wait_s(project) > 0:
         abort(429, "too many hints about this project; it is looked at anyway")
-    HINTS.add(project)
+    hints.add(project)
     action = payload.get("action")
     service.hint(project, action if isinstance(action, str) else "")
     return jsonify(accepted=True), 202

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 
-from flask import Blueprint, Response, jsonify, make_response, render_template, request
+from flask import Blueprint, Response, abort, jsonify, make_response, render_template, request
 
 from backend.auth import csrf_token, page_language
 from backend.console.live import live_view
-from backend.errors import ConflictError
 from backend.wire import current_service, json_body
 
 console = Blueprint(
@@ -53,7 +52,7 @@ def promote(workspace: str) -> Response:
     """Let a policy serve."""
     model = json_body().get("model")
     if not isinstance(model, str):
-        raise ConflictError("needed is `model`, the id of a policy")
+        abort(400, "needed is `model`, the id of a policy")
     current_service().promote(workspace, model, "promoted in the console")
     return jsonify(serving=model)
 

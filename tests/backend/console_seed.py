@@ -1,7 +1,7 @@
-"""A workspace as it looks at one moment of the journey, written into a real store. Made up, for tests and pictures.
+"""A workspace as it looks at one moment of the journey, written into a real store; made up.
 
 `seed(store, "decided")` fills everything; earlier stages leave out what is not there yet.
-`python -m tests.backend.console_seed STAGE PORT` shows it in a browser (user `admin`, password `a-good-password`).
+`python -m tests.backend.web STAGE PORT` shows it in a browser.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _PROMPTS = (
 _VERBOSE = (
     "尊敬的用户您好。关于您所咨询的水垢清理事宜，建议您首先准备适量的白醋或柠檬酸，将其与清水按照一定比例充分混合后"
     "注入壶中，静置约一小时，随后加热并倒出，最后以清水反复冲洗数次，方可继续正常使用。",
-    "Thank you for your question. In order to remove a red wine stain from a tablecloth, it is advisable to first "
-    "blot the affected area carefully with an absorbent cloth, subsequently apply a generous amount of salt, and "
-    "finally launder the item at the temperature indicated on its label.",
+    "Thank you for your question. In order to remove a red wine stain from a tablecloth, it is advisable to "
+    "first blot the affected area carefully with an absorbent cloth, subsequently apply a generous amount of "
+    "salt, and finally launder the item at the temperature indicated on its label.",
     "尊敬的客户您好，非常抱歉给您带来不便。针对您反映的包裹显示已签收但实际并未收到的情况，建议您首先核实是否由"
     "家人、邻居或者物业代为签收，其次请与承运的快递公司取得联系并提供运单号码以便进一步查询。",
     "Dear customer, thank you for contacting us. With regard to the return of headphones whose packaging has "
-    "already been opened, we would like to inform you that returns are in general accepted within thirty days, "
-    "provided that the product shows no signs of use.",
+    "already been opened, we would like to inform you that returns are in general accepted within thirty "
+    "days, provided that the product shows no signs of use.",
 )
 _BRIEF = (
     "倒点白醋泡一小时，烧开再冲干净就行。",
@@ -130,13 +130,17 @@ def _rankings(session: Session, workspace: str, newest: bool) -> None:
 
 def _reward(session: Session, workspace: str, newest: bool) -> None:
     session.add(
-        RoundRow(id=f"{workspace}-r1", workspace=workspace, number=1, state="rewarding" if newest else "tuning")
+        RoundRow(
+            id=f"{workspace}-r1", workspace=workspace, number=1, state="rewarding" if newest else "tuning"
+        )
     )
     result = {
         "accuracy": 0.914, "interval": [0.862, 0.951], "pairs": 151, "ceiling": 0.941, "agreement": 0.81,
         "baseline_longer": 0.18, "baseline_shorter": 0.82, "outcome": "passed", "rankings_needed": 0,
     }  # fmt: skip
-    _run(session, workspace, "reward-5e6f7a8b", "reward", 34 if newest else 60, 60, "steps", not newest, result)
+    _run(
+        session, workspace, "reward-5e6f7a8b", "reward", 34 if newest else 60, 60, "steps", not newest, result
+    )
     noise = random.Random(1)
     for step in range(1, (34 if newest else 60) + 1):
         fall = math.exp(-step / 14)
@@ -153,8 +157,8 @@ def _reward(session: Session, workspace: str, newest: bool) -> None:
 def _ppo(session: Session, workspace: str, newest: bool) -> None:
     updates = 22 if newest else 36
     result = {
-        "updates": 36, "stop_reason": "converged", "best_update": 32, "reward_before": -0.42, "reward_after": 1.87,
-        "kl": 7.31, "length_before": 61.2, "length_after": 17.8, "seconds": 96.0, "resumed": False,
+        "updates": 36, "stop_reason": "converged", "best_update": 32, "reward_before": -0.42,
+        "reward_after": 1.87, "kl": 7.31, "length_before": 61.2, "length_after": 17.8, "seconds": 96.0, "resumed": False,
     }  # fmt: skip
     _run(session, workspace, "ppo-9c0d1e2f", "ppo", updates, 40, "updates", not newest, result)
     noise = random.Random(2)
@@ -179,9 +183,13 @@ def _samples(session: Session, update: int, rise: float) -> None:
         text = _BRIEF[i] if rise > 0.6 else _VERBOSE[i][: max(length, 40)]
         session.add(
             SampleRow(
-                run_id="ppo-9c0d1e2f", step=update, prompt_id=f"p{i:012x}", prompt=prompt, response=text,
+                run_id="ppo-9c0d1e2f",
+                step=update,
+                prompt_id=f"p{i:012x}",
+                prompt=prompt,
+                response=text,
                 score=-0.5 + 2.4 * rise + i / 10,
-            )  # fmt: skip
+            )
         )
 
 
@@ -229,6 +237,9 @@ VERDICT: dict[str, Any] = {
     "seen": {"wins": 12, "ties": 2, "losses": 1},
     "unseen": {"wins": 18, "ties": 4, "losses": 3},
     "win_rate": 0.825,
+    "win_rate_seen": 0.867,
+    "win_rate_unseen": 0.8,
+    "reviews_needed": 0,
     "interval": [0.691, 0.912],
     "p_value": 0.00002,
     "p_seen": 0.003,
@@ -274,7 +285,14 @@ def _model(
 ) -> None:
     session.add(
         ModelRow(
-            id=model, workspace=workspace, kind=kind, round_id=f"{workspace}-r1", run_id=run, path=model,
-            base_model="embedded", metrics=metrics, created=NOW - 120,
-        )  # fmt: skip
+            id=model,
+            workspace=workspace,
+            kind=kind,
+            round_id=f"{workspace}-r1",
+            run_id=run,
+            path=model,
+            base_model="embedded",
+            metrics=metrics,
+            created=NOW - 120,
+        )
     )

@@ -19,7 +19,7 @@ export function lineChart({ title, unit, xLabel, series, target, empty, format =
     h("h3", {}, title, unit ? h("small", {}, unit) : null),
     last === undefined ? null : h("strong", {}, format(last)));
   if (!present.length) {
-    return h("figure", { class: "chart" }, head, h("div", { class: "chart-empty" }, h("i"), h("p", {}, empty)));
+    return h("figure", { class: "chart" }, head, h("div", { class: "chart-empty" }, h("p", {}, empty)));
   }
   const legend = h("ul", { class: "legend" }, present.map(({ label, tone, points }) =>
     h("li", { class: `tone-${tone}` }, h("i"), label, " ", h("b", {}, format(points.at(-1)[1])))));
@@ -51,9 +51,9 @@ function axes({ xs, ys, x, y, width, format, xLabel }) {
   return s("g", { class: "axes" },
     ticks(ys, 4).map((value) => [
       s("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }),
-      s("text", { x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, format(value)),
+      s("text", { x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, format === number ? String(value) : format(value)),
     ]),
-    ticks(xs, Math.max(2, Math.floor(width / 90))).filter(Number.isInteger).map((value) =>
+    ticks(xs, Math.max(2, Math.floor(width / 60))).filter(Number.isInteger).map((value) =>
       s("text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, String(value))),
     s("text", { x: (MARGIN.left + width - MARGIN.right) / 2, y: HEIGHT - 3, "text-anchor": "middle", class: "axis-label" }, xLabel));
 }

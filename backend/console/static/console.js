@@ -75,7 +75,7 @@ function render() {
     const step = status.steps.find((one) => one.key === key);
     return [step, status.runs.find(({ id }) => id === step.run_id)];
   };
-  part("hero", { ...status, problems: 0, label_studio_error: 0 }, () => hero(status, act));
+  part("hero", [{ ...status, problems: 0, label_studio_error: 0 }, links], () => hero(status, links, act));
   part("steps", status.steps, () => stepper(status.steps));
   part("problems", [status.problems, status.label_studio_error], () => problems(status));
   part("reward", [runOf("reward"), curves, gate], () => rewardPanel(...runOf("reward"), curves, gate));

@@ -18,7 +18,7 @@ function fill(element, properties, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -30,5 +30,5 @@ export function draw(id, data, build) {
   element.drawn = key;
   const content = build();
   element.hidden = content === null;
-  element.replaceChildren(...[content].flat(2).filter(Boolean));
+  element.replaceChildren(...[content].flat(Infinity).filter(Boolean));
 }

@@ -12,11 +12,11 @@ const ICONS = {
 };
 
 /** The sentence of the moment, the counts, and what one can do. */
-export function hero(status, act) {
-  const step = status.steps.find(({ state }) => ["attention", "running", "people"].includes(state)) ?? status.steps[0];
+export function hero(status, links, act) {
+  const step = status.steps.find(({ state }) => ["attention", "running", "people"].includes(state)) ?? status.steps.findLast(({ state }) => state === "done") ?? status.steps[0];
   return [
     h("div", { class: "hero-text" },
-      h("p", { class: `now state-${step.state}` },
+      h("p", { class: `moment state-${step.state}` },
         h("i"),
         [status.round ? t("round", { n: status.round.number }) : null, t(`steps_${step.key}`), t(`state_${step.state}`)].filter(Boolean).join(" · ")),
       h("h1", {}, said(status, "next")),
@@ -27,22 +27,29 @@ export function hero(status, act) {
         annotators: count(status.counts.annotators),
         model: modelName(status.serving_policy),
       }))),
-    h("div", { class: "actions" }, buttons(status, act)),
+    h("div", { class: "actions" }, turn(step, links), buttons(status, act)),
   ];
 }
 
 export const modelName = (id) => (id === "base" ? t("base") : id);
 
+/** Where the team works when it is their turn. */
+function turn({ key, state }, links) {
+  const [address, text] = {
+    candidates: [links.prompts, t("action_import_prompts")],
+    rankings: [links.ranking, t("action_rank")],
+    review: [links.review, t("action_review")],
+  }[key] ?? [];
+  return state === "people" && address ? outside(address, text, "primary") : null;
+}
+
 function buttons(status, act) {
   const running = status.runs.findLast(({ state }) => state === "running" || state === "queued");
   const training = running && running.kind !== "generate";
-  const newest = status.models.findLast(({ kind }) => kind === "policy");
+  const newest = newestPolicy(status);
   const made = [];
   if (training) made.push(act.button("stop", { id: running.id }, `/api/runs/${running.id}/cancel`, {}, "danger"));
-  else if (status.counts.rankings) {
-    const due = status.steps[2].state !== "done" && status.counts.rankings_new > 0;
-    made.push(act.button("train", {}, act.path("train"), {}, due ? "primary" : ""));
-  }
+  else if (status.counts.rankings_new) made.push(act.button("train", {}, act.path("train"), {}));
   if (status.round?.state === "gated") made.push(act.button("ppo", {}, act.path("ppo"), {}));
   if (newest && !newest.serving && newest.state === "published") {
     const better = status.round?.verdict?.verdict === "better" && newest.round_id === status.round.id;
@@ -53,6 +60,8 @@ function buttons(status, act) {
   }
   return made;
 }
+
+const newestPolicy = (status) => status.models.findLast(({ kind }) => kind === "policy");
 
 /** The five steps: state, progress, and why it is where it is. */
 export function stepper(steps) {
@@ -85,6 +94,7 @@ export function problems(status) {
 /** Advice, each with the number behind it and, where there is one, the thing to press. */
 export function advice(status, links, act) {
   const buttonOf = {
+    promote: () => act.button("promote", { model: newestPolicy(status).id }, act.path("promote"), { model: newestPolicy(status).id }, "small"),
     start_training: () => act.button("train", {}, act.path("train"), {}, "small"),
     rank_more: () => outside(links.ranking, t("action_rank_more")),
     import_prompts: () => outside(links.prompts, t("action_import_prompts")),
@@ -99,7 +109,7 @@ export function advice(status, links, act) {
   ];
 }
 
-export const outside = (address, text) =>
-  h("a", { class: "button small", href: address, target: "_blank", rel: "noopener noreferrer" }, text, h("span", { "aria-hidden": "true" }, " ↗"));
+export const outside = (address, text, look = "small") =>
+  h("a", { class: `button ${look}`, href: address, target: "_blank", rel: "noopener noreferrer" }, text, h("span", { "aria-hidden": "true" }, " ↗"));
 
 export const stateText = (prefix, state) => known(`${prefix}_${state}`, state);

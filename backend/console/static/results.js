@@ -20,20 +20,20 @@ export function verdictCard(round) {
   return [
     head(judged),
     h("p", { class: `verdict-line state-${TONES[verdict.verdict]}` }, h("i"), t(`verdict_${verdict.verdict}`)),
-    tally(t("seen"), verdict.seen),
-    tally(t("unseen"), verdict.unseen),
+    tally(t("seen"), verdict.seen, verdict.win_rate_seen),
+    tally(t("unseen"), verdict.unseen, verdict.win_rate_unseen),
     h("p", { class: "legend-line" }, ["wins", "ties", "losses"].map((name) => h("span", { class: name }, h("i"), t(name)))),
     h("dl", { class: "facts" },
       fact(t("win_rate"), percent(verdict.win_rate), verdict.interval ? `${percent(verdict.interval[0])} – ${percent(verdict.interval[1])}` : null),
-      fact(t("p_value"), verdict.p_value < 0.001 ? "p < 0.001" : `p = ${verdict.p_value?.toFixed(3)}`),
-      fact(t("length_review"), change(verdict.length_before, verdict.length_after), t("characters"))),
+      fact(t("p_value"), verdict.p_value < 0.001 ? "p < 0.001" : `p = ${number(verdict.p_value)}`),
+      fact(t("length_review"), change(verdict.length_before, verdict.length_after), t("characters")),
+      verdict.reviews_needed ? fact(t("reviews_needed"), t("about", { n: count(verdict.reviews_needed) })) : null),
   ];
 }
 
 const fact = (name, value, small) => h("div", {}, h("dt", {}, name), h("dd", {}, value, small ? h("small", {}, small) : null));
 
-function tally(name, { wins, ties, losses } = { wins: 0, ties: 0, losses: 0 }) {
-  const total = wins + ties + losses;
+function tally(name, { wins, ties, losses }, rate) {
   const part = (kind, value) => {
     const element = h("span", { class: kind, title: `${t(kind)} ${value}` }, value || "");
     element.style.flexGrow = value;
@@ -41,7 +41,7 @@ function tally(name, { wins, ties, losses } = { wins: 0, ties: 0, losses: 0 }) {
     return element;
   };
   return h("div", { class: "tally" },
-    h("div", { class: "tally-head" }, h("span", {}, name), h("b", {}, total ? percent((wins + ties / 2) / total) : "–")),
+    h("div", { class: "tally-head" }, h("span", {}, name), h("b", {}, percent(rate))),
     h("div", { class: "tally-bar", role: "img", "aria-label": `${name}: ${wins} ${t("wins")}, ${ties} ${t("ties")}, ${losses} ${t("losses")}` },
       part("wins", wins), part("ties", ties), part("losses", losses)));
 }
@@ -76,7 +76,7 @@ function sampleRow({ prompt, answers }, step) {
   const now = answers.findLast((answer) => answer.step <= step) ?? answers[0];
   return h("article", {},
     h("h3", {}, prompt),
-    h("div", { class: "answers" }, answerBox(t("samples_before"), answers[0], "before"), answerBox(t("samples_at", { n: now.step }), now, "now")));
+    h("div", { class: "answers" }, answerBox(t("samples_before"), answers[0], "first"), answerBox(t("samples_at", { n: now.step }), now, "later")));
 }
 
 const answerBox = (label, { text, score }, kind) =>

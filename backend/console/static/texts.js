@@ -110,13 +110,16 @@ const TEXTS = {
   p_value: ["显著性", "Significance"],
   length_review: ["平均长度", "Mean length"],
   characters: ["字符", "characters"],
+  reviews_needed: ["还需盲评", "More reviews needed"],
+  about: ["约 {n} 份", "about {n}"],
   advice_title: ["下一步建议", "Advice"],
   advice_none: ["目前没有建议。有了测量结果，这里会说明下一步怎么做。", "No advice yet. As results come in, this says what to do next, and why."],
   action_start_training: ["开始训练", "Start training"],
   action_rank_more: ["去排序", "Rank more"],
   action_import_prompts: ["导入题目", "Import prompts"],
   action_promote: ["启用模型", "Promote"],
-  action_review: ["去评审", "Review"],
+  action_rank: ["去排序", "Rank answers"],
+  action_review: ["去盲评", "Judge blind"],
   samples_title: ["回答的变化", "Answers as they change"],
   samples_lead: ["同一道题目，训练前与训练中", "the same prompt, before and during PPO"],
   samples_none: ["PPO 运行时，可以在这里看到回答逐步变化。", "While PPO runs, you can watch the answers change here."],
@@ -180,7 +183,7 @@ export const known = (key, fallback) => (key in TEXTS ? t(key) : fallback);
 /** One of a pair of sentences from the server: `{reason_zh, reason_en}` and the like. */
 export const said = (object, name) => object[name ? `${name}_${language}` : language] ?? "";
 
-export const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
+export const percent = (value, digits = 0) => (value == null ? "–" : `${(100 * value).toFixed(digits)} %`);
 
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";

@@ -20,7 +20,7 @@ export function rewardPanel(step, run, curves, gate) {
         target: { value: gate, label: `${t("gate")} ${percent(gate)}` },
         series: pair(curves, "reward/accuracy", "reward/heldout_accuracy", "series_train", "series_heldout"),
       })),
-    run?.result?.accuracy === undefined ? null : gateResult(run.result, gate),
+    run?.result?.outcome === undefined ? null : gateResult(run.result, gate),
   ];
 }
 
@@ -33,7 +33,7 @@ export function ppoPanel(step, run, curves) {
     h("div", { class: "charts" },
       lineChart({ title: t("reward"), xLabel, empty, series: pair(curves, "objective/score", "verify/score", "series_rollout", "series_verify") }),
       lineChart({ title: t("kl"), unit: t("axis_nats"), xLabel, empty, series: pair(curves, "objective/kl", "verify/kl", "series_rollout", "series_verify") })),
-    run?.result?.reward_after === undefined ? null : ppoResult(run.result),
+    curves["objective/score"] ? ppoFacts(run, curves) : null,
   ];
 }
 
@@ -77,22 +77,29 @@ function gateResult(result, gate) {
     h("div", { class: "outcome-head" },
       h("span", {}, t("heldout_accuracy")), h("strong", {}, accuracy), h("small", {}, interval),
       h("span", { class: `pill state-${tone}` }, known(`outcome_${result.outcome}`, result.outcome))),
-    gateGauge({
+    result.accuracy == null ? null : gateGauge({
       value: result.accuracy, interval: result.interval, gate, ceiling: result.ceiling,
       labels: { gate: `${t("gate")} ${percent(gate)}`, ceiling: t("ceiling"), value: accuracy },
     }),
     h("p", { class: "notes" }, notes.join(" · ")));
 }
 
-function ppoResult(result) {
+/** What the run reached; until it ends, what its curves say. */
+function ppoFacts(run, curves) {
+  const ends = (name) => [curves[name]?.[0]?.[1], curves[name]?.at(-1)?.[1]];
+  const result = run?.result;
+  const [rewardBefore, rewardNow] = ends("objective/score");
+  const [lengthBefore, lengthNow] = ends("objective/length");
   const facts = [
-    [t("reward_change"), change(result.reward_before, result.reward_after)],
-    [t("length_change"), change(result.length_before, result.length_after)],
-    [t("kl_reached"), number(result.kl)],
-    [t("updates"), count(result.updates)],
-    [t("stop_reason"), known(`stop_${result.stop_reason}`, result.stop_reason)],
+    [t("reward_change"), result ? change(result.reward_before, result.reward_after) : change(rewardBefore, rewardNow)],
+    [t("length_change"), result ? change(result.length_before, result.length_after) : change(lengthBefore, lengthNow), t("axis_tokens")],
+    [t("kl_reached"), number(result?.kl ?? ends("objective/kl")[1])],
+    [t("clip_fraction"), percent(ends("ppo/clip_fraction")[1] ?? 0, 1)],
+    [t("updates"), count(result?.updates ?? run?.progress_done)],
+    [t("stop_reason"), result ? known(`stop_${result.stop_reason}`, result.stop_reason) : "–"],
   ];
-  return h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h("dl", { class: "facts" }, facts.map(([name, value, small]) =>
+    h("div", {}, h("dt", {}, name), h("dd", {}, value, small ? h("small", {}, small) : null))));
 }
 
 export const change = (before, after) => `${number(before)} → ${number(after)}`;
