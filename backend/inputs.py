@@ -102,7 +102,7 @@ def queue_reward(session: Session, settings: Settings, workspace_id: str, *, ask
         asked=asked,
     )  # fmt: skip
     if queued.new:
-        queued.round.state, queued.round.reason = "rewarding", ""
+        queued.round.state, queued.round.reason, queued.round.finished = "rewarding", "", None
         queued.round.dataset_hash = store.dataset_hash(session, workspace_id)
     return queued
 
@@ -143,7 +143,7 @@ def queue_ppo(session: Session, settings: Settings, current: RoundRow, *, asked:
         asked=asked,
     )  # fmt: skip
     if queued.new:
-        current.state, current.reason = "tuning", ""
+        current.state, current.reason, current.finished = "tuning", "", None
     return queued
 
 

@@ -6,12 +6,44 @@ loop that makes our rows equal to Label Studio and starts what is due.
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from backend.settings import Settings
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend import registry, store
+from backend.errors import BackendError, ConflictError, LabelStudioError
+from backend.inputs import Queued, queue_generate, queue_ppo, queue_reward, requeue, settings_of
+from backend.label_studio import LabelStudioClient
+from backend.launcher import Launcher, release_leases
+from backend.lock import DirectoryLock
+from backend.overview import read_state, workspace_status
+from backend.policy import BUSY_ROUNDS, Conclude, StartGenerate, StartReward, Waiting, next_actions
+from backend.reconcile import reconcile
+from backend.settings import Settings, documented
 from backend.status import View, WorkspaceStatus
 from backend.store import Store
+from backend.tables import ResponseRow, RoundState, RunRow
+from backend.workflow import Workflows
+from backend.writeback import WriteBack, order_by_score
+
+log = logging.getLogger(__name__)
+
+DEBOUNCE_S = 0.7
+"""Hints that follow one another within this time are looked at together."""
+LONGEST_DEBOUNCE_S = 5.0
+"""However many hints come, the first is looked at after this time."""
+POLL_S = 2.0
+"""Time between two looks for hints that another process left."""
+FULL_EVERY_S = 600.0
+"""Time between two complete comparisons with Label Studio, which notice deletions."""
+
+_AFTER_RETRY: Mapping[str, RoundState] = {"reward": "rewarding", "ppo": "tuning", "compare": "comparing"}
 
 
 @dataclass(frozen=True)
@@ -39,79 +71,330 @@ class Prediction(View):
 class Service:
     """One backend on one data directory. Threads may call every method at the same time."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Open the store. Starts nothing; reading and `status` work without `start`."""
+    def __init__(
+        self, settings: Settings, *, client: LabelStudioClient | None = None, launcher: Launcher | None = None
+    ) -> None:
+        """Open the store. Starts nothing; reading and `status` work without `start`.
+
+        Args:
+            client: takes the place of the one that the settings describe.
+            launcher: the same.
+        """
         self.settings = settings
         self.store = Store(settings.store_url)
+        self.store.create_all()
+        self.client = client or LabelStudioClient(
+            settings.label_studio_url, settings.label_studio_api_key, settings.label_studio_timeout_s
+        )
+        self._launcher = launcher or Launcher(self.store, settings.runs_dir)
+        self._workflows = Workflows(
+            settings, self.store, self._launcher, WriteBack(self.store, self.client), self._wake_up
+        )
+        self._lock = DirectoryLock(settings.data_dir)
+        self._reconciling = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._asked: dict[str, float] = {}
+        self._asking = threading.Lock()
+        self._checked_full: dict[str, float] = {}
+        self._label_studio_error = ""
+        self._newest_hint = 0
+
+    # --- life ---
 
     def start(self) -> None:
         """Take the data directory, resume what was interrupted, begin to reconcile.
 
         Raises: ConflictError: another server works on this data directory.
         """
-        raise NotImplementedError
+        self._lock.take()
+        with self.store.session() as session:
+            release_leases(session)  # the lock says that whoever held them is dead
+            registry.collect_garbage(session, self.settings.models_dir.absolute())
+        self._workflows.launch()
+        self._thread = threading.Thread(target=self._loop, name="reconcile", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop reconciling and let the running trainers save a checkpoint; they resume at the next start."""
-        raise NotImplementedError
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._workflows.stop()
+            self._thread.join(10)
+            self._thread = None
+        self.client.close()
+        self.store.close()
+        self._lock.release()
+
+    # --- what Label Studio and people ask for ---
 
     def hint(self, project: int, action: str) -> None:
         """Label Studio says that something changed: remembered durably, looked at soon. Returns at once."""
-        raise NotImplementedError
+        with self.store.session() as session:
+            store.add_hint(session, project, action)
+        self._wake_up()
 
     def start_training(self, project: int) -> TrainingAnswer:
         """Train the reward model of the project's workspace now, however few new rankings there are."""
-        raise NotImplementedError
+        with self.store.reading() as session:
+            workspace = store.workspace_of_project(session, project)
+        if workspace is None:
+            return TrainingAnswer(
+                False, None, "这个项目不属于任何工作区。", "This project belongs to no workspace."
+            )
+        with self._asking:  # a burst of requests is one request
+            since = time.monotonic() - self._asked.get(workspace.id, -1e9)
+            if since < self.settings.training_cooldown_s:
+                return self._too_soon(workspace.id)
+            self._look(workspace.id)  # rankings that no webhook told of
+            answer = self._start_training(workspace.id)
+            if answer.started:
+                self._asked[workspace.id] = time.monotonic()
+                self._wake_up()
+            return answer
 
     def start_ppo(self, workspace: str) -> TrainingAnswer:
         """Run PPO of the current round by hand: after a gate that did not pass, or with `auto_ppo` off."""
-        raise NotImplementedError
+        with self.store.session() as session:
+            current = store.current_round(session, workspace)
+            if current is None or current.state in BUSY_ROUNDS or current.state in ("reviewing", "decided"):
+                return TrainingAnswer(
+                    False, None, "现在没有可以开始 PPO 的一轮。", "No round is waiting for PPO now."
+                )
+            try:
+                queued = queue_ppo(session, self.settings, current, asked=True)
+            except BackendError as error:
+                return TrainingAnswer(False, None, f"无法开始 PPO：{error}", f"PPO cannot start: {error}")
+        self._wake_up()
+        return _answer(queued, "PPO")
+
+    def conclude(self, workspace: str) -> None:
+        """Reach the verdict of the current review with the judgements that are there.
+
+        Raises: ConflictError: no review is open, or nothing was judged.
+        """
+        with self.store.reading() as session:
+            current = store.current_round(session, workspace)
+            judged = store.active_judgements(session, current.id) if current else ()
+        if current is None or current.state != "reviewing":
+            raise ConflictError(f"no review is open in `{workspace}`")
+        if not judged:
+            raise ConflictError(f"nothing was judged in `{workspace}` yet; judge some comparisons first")
+        self._workflows.start_conclude(current.id)
+
+    def retry(self, run_id: str) -> None:
+        """Try a failed or cancelled run again; it goes on where it was.
+
+        Raises: NotFoundInStoreError: no such run. ConflictError: it is under way or done.
+        """
+        with self.store.session() as session:
+            run = store.run(session, run_id)
+            current = store.round_by_id(session, run.round_id) if run.round_id else None
+            if current is not None and run.kind != "generate":
+                if current.state not in ("failed", "gated", "collecting"):
+                    raise ConflictError(f"round `{current.id}` is {current.state}; wait until it ends")
+                current.state, current.reason, current.finished = _AFTER_RETRY[run.kind], "", None
+            requeue(run)
+        self._wake_up()
 
     def cancel(self, run_id: str) -> None:
         """Stop a run for good.
 
         Raises: NotFoundInStoreError: no such run. ConflictError: it has ended.
         """
-        raise NotImplementedError
+        self._launcher.cancel(run_id)
 
     def promote(self, workspace: str, model_id: str, reason: str) -> None:
         """Let a policy serve: the next round's candidates come from it.
 
-        Raises: NotFoundInStoreError, RegistryError.
+        Raises: NotFoundInStoreError, ConflictError: it is no policy. RegistryError: its files were changed.
         """
-        raise NotImplementedError
+        with self.store.session() as session:
+            registry.resolve(session, workspace, model_id, base_model=self.settings.base_model)
+            registry.promote(session, workspace, model_id, reason)
 
     def rollback(self, workspace: str) -> str:
         """Let the policy before serve again.
 
         Returns: its id. Raises: ConflictError: there is none.
         """
-        raise NotImplementedError
+        with self.store.session() as session:
+            return registry.rollback(session, workspace)
+
+    # --- reading ---
 
     def status(self, workspace: str) -> WorkspaceStatus:
         """Raises: NotFoundInStoreError: no such workspace."""
-        raise NotImplementedError
+        with self.store.reading() as session:
+            error = self.check_label_studio()
+            return workspace_status(session, self.settings, workspace, label_studio_error=error)
 
     def workspaces(self) -> tuple[str, ...]:
         """Ids of all workspaces, oldest first."""
-        raise NotImplementedError
+        with self.store.reading() as session:
+            return tuple(workspace.id for workspace in store.workspaces(session))
 
     def owns_project(self, project: int) -> bool:
         """True if the project belongs to a workspace; others get 403."""
-        raise NotImplementedError
+        with self.store.reading() as session:
+            return store.workspace_of_project(session, project) is not None
 
     def predictions(self, project: int, answers: Sequence[Sequence[str]]) -> list[Prediction | None]:
         """The stored order of each task's answers (response ids); `None` where scores are missing."""
-        raise NotImplementedError
+        wanted = {response_id for task in answers for response_id in task}
+        with self.store.reading() as session:
+            workspace = store.workspace_of_project(session, project)
+            if workspace is None:
+                return [None] * len(answers)
+            mine = select(ResponseRow).where(ResponseRow.workspace == workspace.id)
+            query = mine if len(wanted) > 500 else mine.where(ResponseRow.id.in_(wanted))
+            known = {row.id: row for row in session.scalars(query)}
+        return [_prediction([known.get(response_id) for response_id in task]) for task in answers]
 
     def model_version(self, project: int) -> str:
         """The reward model whose scores `predictions` gives; `none` before the first one."""
-        raise NotImplementedError
+        with self.store.reading() as session:
+            workspace = store.workspace_of_project(session, project)
+            models = store.models(session, workspace.id) if workspace else ()
+        return next((model.id for model in reversed(models) if model.kind == "reward"), "none")
 
     def settings_of(self, workspace: str) -> Mapping[str, object]:
         """The settings in effect for a workspace, without secrets."""
-        raise NotImplementedError
+        with self.store.reading() as session:
+            effective = settings_of(self.settings, store.workspace(session, workspace))
+        return {s.name: getattr(effective, s.name) for s in documented() if not s.secret}
 
     def check_label_studio(self) -> str:
         """Why Label Studio could not be read at the last look; empty if it could."""
-        raise NotImplementedError
+        return self._label_studio_error or self._workflows.label_studio_error
+
+    # --- the loop ---
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            for workspace_id in self._safely(self.workspaces) or ():
+                if not self._stopping.is_set():
+                    self._safely(self._tick, workspace_id)
+            self._safely(self._workflows.ensure)
+            self._wait()
+
+    def _wait(self) -> None:
+        """Until a hint came and the others with it, or the time is up."""
+        until = time.monotonic() + self.settings.reconcile_seconds
+        while not self._wake.wait(max(0.0, min(POLL_S, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return
+            if self._safely(self._hinted_elsewhere):
+                break
+        deadline = time.monotonic() + LONGEST_DEBOUNCE_S
+        while not self._stopping.is_set() and time.monotonic() < deadline:
+            self._wake.clear()
+            if not self._wake.wait(DEBOUNCE_S):
+                break
+        self._wake.clear()
+
+    def _hinted_elsewhere(self) -> bool:
+        """True if another process left a hint since the last look: a command beside the server."""
+        with self.store.reading() as session:
+            newest = max(store.pending_hints(session).values(), default=0)
+        hinted = newest > self._newest_hint
+        self._newest_hint = max(newest, self._newest_hint)
+        return hinted
+
+    def _tick(self, workspace_id: str) -> None:
+        self._look(workspace_id)
+        with self.store.session() as session:  # the decision and the run that it makes are one transaction
+            state = read_state(session, self.settings, workspace_id)
+            actions = next_actions(state)
+            if StartGenerate() in actions:
+                queue_generate(session, self.settings, workspace_id)
+            if StartReward() in actions:
+                queue_reward(session, self.settings, workspace_id, asked=False)
+            current = store.current_round(session, workspace_id)
+        if Conclude() in actions and current is not None:
+            self._workflows.start_conclude(current.id)
+
+    def _look(self, workspace_id: str) -> None:
+        """Make the rows equal to Label Studio; where that fails they stay as they are."""
+        with self._reconciling:
+            with self.store.reading() as session:
+                workspace = store.workspace(session, workspace_id)
+                mine = (workspace.prompts_project, workspace.ranking_project, workspace.review_project)
+                pending = {p: n for p, n in store.pending_hints(session).items() if p in mine}
+            full = time.monotonic() - self._checked_full.get(workspace_id, -FULL_EVERY_S) >= FULL_EVERY_S
+            try:
+                reconcile(self.store, self.client, workspace_id, full=full)
+            except LabelStudioError as error:
+                self._label_studio_error = str(error)
+                log.warning("%s", error)
+                return
+            self._label_studio_error = ""
+            if full:
+                self._checked_full[workspace_id] = time.monotonic()
+            with self.store.session() as session:
+                for project, newest in pending.items():
+                    store.handle_hints(session, project, newest)
+
+    def _safely(self, action: Any, *arguments: Any) -> Any:
+        """The loop goes on whatever happens to one workspace."""
+        try:
+            return action(*arguments)
+        except BackendError as error:
+            log.warning("%s", error)
+        except Exception:
+            log.exception("the loop met a bug")
+        return None
+
+    def _wake_up(self) -> None:
+        self._wake.set()
+
+    # --- training on request ---
+
+    def _start_training(self, workspace_id: str) -> TrainingAnswer:
+        with self.store.session() as session:
+            state = read_state(session, self.settings, workspace_id, training_requested=True)
+            action = next_actions(state)[1]
+            if isinstance(action, Waiting):
+                open_run = _open_run(session, workspace_id)
+                return TrainingAnswer(False, open_run, action.reason_zh, action.reason_en)
+            queued = queue_reward(session, self.settings, workspace_id, asked=True)
+        return _answer(queued, "奖励模型")
+
+    def _too_soon(self, workspace_id: str) -> TrainingAnswer:
+        with self.store.reading() as session:
+            return TrainingAnswer(
+                False,
+                _open_run(session, workspace_id),
+                "刚刚已经开始训练。",
+                "Training was started a moment ago.",
+            )
+
+
+def _answer(queued: Queued, what: str) -> TrainingAnswer:
+    en = {"奖励模型": "the reward model"}.get(what, what)
+    if queued.new:
+        return TrainingAnswer(True, queued.run.id, f"已开始训练{what}。", f"Training of {en} has started.")
+    return TrainingAnswer(
+        False,
+        queued.run.id,
+        "自上次训练以来没有新的排序或设置。",
+        "Nothing has changed since the last training: no new rankings, no new settings.",
+    )
+
+
+def _open_run(session: Session, workspace_id: str) -> str | None:
+    query = select(RunRow.id).where(
+        RunRow.workspace == workspace_id, RunRow.kind != "generate", RunRow.state.in_(("queued", "running"))
+    )
+    return session.scalars(query.order_by(RunRow.created.desc())).first()
+
+
+def _prediction(answers: Sequence[ResponseRow | None]) -> Prediction | None:
+    rows = [row for row in answers if row is not None]
+    versions = {row.reward_model for row in rows}
+    if len(rows) < len(answers) or len(versions) != 1 or (version := versions.pop()) is None:
+        return None
+    found = order_by_score(rows)
+    return Prediction(*found, version) if found else None

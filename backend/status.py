@@ -18,6 +18,8 @@ StepState = Literal[
     "attention",  # it failed or needs a decision
 ]
 
+StepKey = Literal["candidates", "rankings", "reward", "ppo", "review"]
+
 
 class View:
     """A frozen dataclass that goes to JSON."""
@@ -30,7 +32,7 @@ class View:
 class Step(View):
     """One of the five steps of the journey."""
 
-    key: Literal["candidates", "rankings", "reward", "ppo", "review"]
+    key: StepKey
     state: StepState
     reason_zh: str
     """What it waits for, does, or reached."""

@@ -1,0 +1,267 @@
+"""`python -m backend COMMAND`: serve, look, train, promote, roll back, export.
+
+Configures logging, reads the settings and turns every error that a user can act on into one line. `serve` is
+the server; the other commands work beside it, on the same database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from backend import store
+from backend.errors import BackendError, ConflictError
+from backend.inputs import candidates_records, ranking_record
+from backend.service import Service, TrainingAnswer
+from backend.settings import Settings
+from backend.status import RoundView, RunView, WorkspaceStatus
+from trainers.errors import TrainerError
+from trainers.preferences import derive_preferences, to_llama_factory, to_trl
+
+_MARKS = {"waiting": "·", "running": "▶", "people": "☺", "done": "✓", "attention": "!"}
+_COLOURS = {"waiting": "dim", "running": "cyan", "people": "yellow", "done": "green", "attention": "bold red"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 if it was done, 2 if something must be mended first; then stderr says what."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.command == "serve" else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    try:
+        settings = Settings.from_environment()
+        done: int = options.run(settings, options)
+    except (BackendError, TrainerError) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return done
+
+
+def _serve(settings: Settings, _: argparse.Namespace) -> int:
+    from backend.wsgi import server  # the other commands need no web server
+
+    service = Service(settings)
+    try:
+        web = server(service)
+    except OSError as error:
+        raise ConflictError(
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror});"
+            " stop what uses it or set `BACKEND_PORT`"
+        ) from error
+    service.start()
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    threading.Thread(target=web.run, name="web", daemon=True).start()
+    print(f"backend: {settings.backend_url} (Label Studio: {settings.label_studio_url})", flush=True)
+    asked.wait()
+    print("stopping; a running training saves a checkpoint", flush=True)
+    web.close()
+    service.stop()
+    return 0
+
+
+def _status(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    names = [options.workspace] if options.workspace else service.workspaces()
+    console = Console()
+    if not names:
+        console.print("no workspace yet; make one with `python -m scripts.setup_project NAME`", markup=False)
+    for name in names:
+        _show(console, service, service.status(name))
+    return 0
+
+
+def _train(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    project = service.status(name).ranking_project
+    answer = service.start_ppo(name) if options.ppo else service.start_training(project)
+    _call_server(service, name)
+    return _tell(answer)
+
+
+def _promote(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    service.promote(name, options.model, options.reason)
+    print(f"`{options.model}` serves `{name}` now")
+    return 0
+
+
+def _rollback(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    print(f"`{service.rollback(name)}` serves `{name}` again")
+    return 0
+
+
+def _cancel(settings: Settings, options: argparse.Namespace) -> int:
+    Service(settings).cancel(options.run_id)
+    print(f"`{options.run_id}` is cancelled; its process stops within seconds")
+    return 0
+
+
+def _retry(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    service.retry(options.run_id)
+    for name in service.workspaces():
+        _call_server(service, name)
+    print(f"`{options.run_id}` is queued again; it goes on where it was")
+    return 0
+
+
+def _export(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    with service.store.reading() as session:
+        rankings = [ranking_record(row) for row in store.active_rankings(session, name)]
+        candidates = candidates_records(session, name)
+    preferences = derive_preferences(rankings, candidates)
+    if options.format == "trl":
+        options.out.mkdir(parents=True, exist_ok=True)
+        written = options.out / "preferences.jsonl"
+        to_trl(preferences, candidates, written)
+    else:
+        written = options.out
+        to_llama_factory(preferences, candidates, options.out)
+    print(f"{len(preferences)} preferences from {len(rankings)} rankings: {written}")
+    return 0
+
+
+def _workspace(service: Service, options: argparse.Namespace) -> str:
+    """The workspace that is meant: the named one, or the only one."""
+    names = service.workspaces()
+    if options.workspace:
+        service.status(options.workspace)  # an unknown one is an error
+        return str(options.workspace)
+    if len(names) != 1:
+        shown = ", ".join(f"`{name}`" for name in names) or "none yet"
+        raise ConflictError(f"say which workspace with --workspace (there are: {shown})")
+    return names[0]
+
+
+def _call_server(service: Service, workspace: str) -> None:
+    """Let the server, which is another process, look at the workspace at once."""
+    service.hint(service.status(workspace).ranking_project, "COMMAND")
+
+
+def _tell(answer: TrainingAnswer) -> int:
+    print(f"{answer.reason_zh}\n{answer.reason_en}" + (f" ({answer.run_id})" if answer.run_id else ""))
+    return 0 if answer.started or answer.run_id else 2
+
+
+# --- the status ---
+
+
+def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
+    console.rule(Text(f"{status.title} ({status.workspace}), serving {status.serving_policy}"))
+    for step in status.steps:
+        line = Text(f" {_MARKS[step.state]} {step.key:11}", style=_COLOURS[step.state])
+        console.print(line.append(f"{step.reason_zh} {step.reason_en}", style=""))
+    console.print(Text(f"\nnext · 下一步: {status.next_zh} {status.next_en}\n", style="bold"))
+    if status.rounds:
+        console.print(_rounds_table(status.rounds))
+    if status.runs:
+        console.print(_runs_table(service, status.runs[-8:]))
+    for advice in status.advice:
+        console.print(Text(f" → {advice.zh}\n   {advice.en}"))
+    for problem in status.problems:
+        console.print(Text(f" ! {problem['count']} × {problem['zh']} {problem['en']}", style="yellow"))
+    if status.label_studio_error:
+        console.print(Text(f" ! {status.label_studio_error}", style="red"))
+
+
+def _rounds_table(rounds: Sequence[RoundView]) -> Table:
+    table = Table("round", "state", "judged", "verdict", "win rate", "p", title="rounds · 轮次")
+    for found in rounds:
+        verdict = found.verdict or {}
+        rate, p = verdict.get("win_rate"), verdict.get("p_value")
+        judged = f"{found.judged}/{found.comparisons}"
+        state = f"{found.state}: {found.reason}" if found.reason else found.state
+        table.add_row(
+            *(Text(cell) for cell in (found.id, state, judged, str(verdict.get("verdict", "")))),
+            "" if rate is None else f"{rate:.0%}",
+            "" if p is None else f"{p:.3g}",
+        )
+    return table
+
+
+def _runs_table(service: Service, runs: Sequence[RunView]) -> Table:
+    table = Table("run", "state", "progress", "started", "newest metrics", title="runs · 运行")
+    for run in runs:
+        progress = (
+            f"{run.progress_done}/{run.progress_total} {run.progress_what}" if run.progress_total else ""
+        )
+        started = datetime.fromtimestamp(run.started).strftime("%m-%d %H:%M:%S") if run.started else ""
+        state = f"{run.state}: {run.error}" if run.error else run.state
+        cells = (run.id, state, progress, started, _newest_metrics(service, run.id))
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _newest_metrics(service: Service, run_id: str) -> str:
+    shown = ("reward/heldout_accuracy", "reward/loss", "objective/score", "objective/kl", "verify/score")
+    newest: dict[str, Any] = {}
+    with service.store.reading() as session:
+        for metric in store.metrics(session, run_id):
+            if metric.name in shown:
+                newest[metric.name] = metric.value
+    return ", ".join(f"{name} {newest[name]:.3g}" for name in shown if name in newest)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m backend",
+        description="RLHF inside Label Studio. Settings come from the environment and var/settings.env;"
+        " docs/settings.md explains each.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.set_defaults(run=run)
+        return made
+
+    def of_workspace(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        made.add_argument("--workspace", default="", help="its short name; not needed if there is only one")
+        return made
+
+    command("serve", _serve, "run the backend: web, workflows and trainers, until SIGTERM or Ctrl-C")
+    of_workspace(command("status", _status, "show rounds, runs, metrics and the next step"))
+    train = of_workspace(command("train", _train, "train the reward model now, or with --ppo the policy"))
+    train.add_argument("--ppo", action="store_true", help="start PPO of the current round by hand")
+    promote = of_workspace(command("promote", _promote, "let a policy write the next round's candidates"))
+    promote.add_argument("model", help="its id, e.g. policy-team-1; `base` for the base model")
+    promote.add_argument("--reason", default="by command", help="kept in the history")
+    of_workspace(command("rollback", _rollback, "let the policy that served before serve again"))
+    command("cancel", _cancel, "stop a run for good").add_argument("run_id")
+    command("retry", _retry, "try a failed or cancelled run again").add_argument("run_id")
+    export = of_workspace(
+        command("export", _export, "write the rankings as preference data for other trainers")
+    )
+    export.add_argument("--format", choices=("trl", "llama-factory"), default="trl")
+    export.add_argument(
+        "--out", type=Path, default=Path("var/export"), help="directory (default: var/export)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Reads a workspace's state and status from its rows.
+
+`read_state` is what `backend.policy` decides on, `workspace_status` what people see. Knows nothing of Label
+Studio, processes or DBOS; needs no running server.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, cast
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend import store
+from backend.inputs import settings_of
+from backend.journey import five_steps, next_words
+from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold
+from backend.rounds import advice_for
+from backend.settings import Settings
+from backend.status import (
+    AdviceView,
+    Counts,
+    ModelView,
+    RoundView,
+    RunView,
+    WorkspaceStatus,
+)
+from backend.tables import JudgementRow, RankingRow, RoundRow, RunRow
+
+
+def read_state(
+    session: Session, settings: Settings, workspace_id: str, *, training_requested: bool = False
+) -> WorkspaceState:
+    """All that decides what starts next in a workspace."""
+    workspace = store.workspace(session, workspace_id)
+    effective = settings_of(settings, workspace)
+    prompts = store.prompt_counts(session, workspace_id)
+    current = store.current_round(session, workspace_id)
+    runs = store.runs(session, workspace_id)
+    judged, comparisons = (0, 0) if current is None else judged_of(session, effective, current)
+    return WorkspaceState(
+        prompts_new=prompts.get("new", 0),
+        generating=any(run.kind == "generate" and run.state in ("queued", "running") for run in runs),
+        prompts_published=prompts.get("published", 0),
+        rankings=len(store.active_rankings(session, workspace_id)),
+        rankings_new=store.new_rankings(session, workspace_id),
+        train_after_rankings=effective.train_after_rankings,
+        training_requested=training_requested,
+        round_state=current.state if current else None,
+        reward=_newest_reward(runs),
+        comparisons=comparisons,
+        comparisons_judged=judged,
+    )
+
+
+def judged_of(session: Session, settings: Settings, current: RoundRow) -> tuple[int, int]:
+    """How many comparisons have as many judgements (or skips) as wanted, and how many there are."""
+    comparisons = {row.id for row in store.comparisons(session, current.id)}
+    query = select(JudgementRow.comparison_id).where(
+        JudgementRow.workspace == current.workspace, JudgementRow.state.in_(("active", "cancelled"))
+    )
+    judgements = Counter(found for found in session.scalars(query) if found in comparisons)
+    return sum(n >= settings.reviews_per_comparison for n in judgements.values()), len(comparisons)
+
+
+def workspace_status(
+    session: Session, settings: Settings, workspace_id: str, *, label_studio_error: str = ""
+) -> WorkspaceStatus:
+    """Raises: NotFoundInStoreError: no such workspace."""
+    workspace = store.workspace(session, workspace_id)
+    state = read_state(session, settings, workspace_id)
+    current = store.current_round(session, workspace_id)
+    runs = tuple(_run_view(run) for run in store.runs(session, workspace_id))
+    rounds = tuple(_round_view(session, settings, row) for row in store.rounds(session, workspace_id))
+    counts = _counts(session, workspace_id, state)
+    round_view = rounds[-1] if rounds else None
+    steps = five_steps(state, counts, round_view, runs, auto_ppo=settings_of(settings, workspace).auto_ppo)
+    next_zh, next_en = next_words(steps)
+    return WorkspaceStatus(
+        workspace=workspace.id,
+        title=workspace.title,
+        prompts_project=workspace.prompts_project,
+        ranking_project=workspace.ranking_project,
+        review_project=workspace.review_project,
+        serving_policy=workspace.serving_policy,
+        counts=counts,
+        steps=steps,
+        next_zh=next_zh,
+        next_en=next_en,
+        round=round_view,
+        rounds=rounds,
+        runs=runs,
+        models=tuple(_model_views(session, workspace_id, workspace.serving_policy)),
+        advice=tuple(
+            AdviceView(found.id, found.zh, found.en, found.action)
+            for found in advice_for(session, settings, workspace, current)
+        ),
+        problems=tuple(workspace.problems),
+        label_studio_error=label_studio_error,
+    )
+
+
+def _newest_reward(runs: Any) -> RewardRun | None:
+    newest = next((run for run in reversed(runs) if run.kind == "reward"), None)
+    if newest is None:
+        return None
+    result = newest.result or {}
+    outcome = cast("Outcome | None", result.get("outcome"))
+    return RewardRun(newest.state, outcome, int(result.get("rankings_needed") or 0))
+
+
+def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Counts:
+    prompts = store.prompt_counts(session, workspace_id)
+    rankings = store.active_rankings(session, workspace_id)
+    malformed = select(func.count()).where(
+        RankingRow.workspace == workspace_id, RankingRow.state == "malformed"
+    )
+    judgements = select(func.count()).where(
+        JudgementRow.workspace == workspace_id, JudgementRow.state == "active"
+    )
+    threshold = rankings_threshold(state)
+    return Counts(
+        prompts=sum(number for name, number in prompts.items() if name != "deleted"),
+        prompts_published=prompts.get("published", 0),
+        prompts_flagged=prompts.get("flagged", 0),
+        responses=len(store.responses(session, workspace_id)),
+        rankings=len(rankings),
+        rankings_new=state.rankings_new,
+        rankings_needed=max(0, threshold - state.rankings_new) if threshold is not None else 0,
+        annotators=len({ranking.annotator for ranking in rankings}),
+        malformed=session.scalars(malformed).one(),
+        comparisons=state.comparisons,
+        judgements=session.scalars(judgements).one(),
+    )
+
+
+def _run_view(run: RunRow) -> RunView:
+    return RunView(
+        id=run.id, kind=run.kind, state=run.state, round_id=run.round_id, attempts=run.attempts,
+        progress_done=run.progress_done, progress_total=run.progress_total, progress_what=run.progress_what,
+        result=run.result, error=run.error, created=run.created, started=run.started, finished=run.finished,
+    )  # fmt: skip
+
+
+def _round_view(session: Session, settings: Settings, current: RoundRow) -> RoundView:
+    effective = settings_of(settings, store.workspace(session, current.workspace))
+    judged, comparisons = judged_of(session, effective, current)
+    return RoundView(
+        id=current.id, number=current.number, state=current.state, verdict=current.verdict,
+        comparisons=comparisons, judged=judged, reason=current.reason, created=current.created,
+        finished=current.finished,
+    )  # fmt: skip
+
+
+def _model_views(session: Session, workspace_id: str, serving: str) -> list[ModelView]:
+    return [
+        ModelView(
+            id=model.id, kind=model.kind, round_id=model.round_id, run_id=model.run_id, parent=model.parent,
+            state=model.state, serving=model.id == serving, metrics=model.metrics, created=model.created,
+        )
+        for model in store.models(session, workspace_id)
+    ]  # fmt: skip

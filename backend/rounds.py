@@ -1,0 +1,127 @@
+"""How a round ends: verdict, report, promotion, failure. Rows in, rows out; each may run again.
+
+Knows neither DBOS nor Label Studio: `backend.workflow` calls it in its steps.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend import registry, store
+from backend.advice import Advice, Measurements, advise
+from backend.inputs import settings_of
+from backend.report import Example, Report, to_html
+from backend.settings import Settings
+from backend.store import Store
+from backend.tables import ModelRow, RoundRow, WorkspaceRow
+from backend.verdict import judge_round, majority
+
+
+class Rounds:
+    """The rounds of one store."""
+
+    def __init__(self, settings: Settings, opened: Store) -> None:
+        self.settings = settings
+        self.store = opened
+
+    def reach_verdict(self, round_id: str) -> str:
+        """Judge the round by the judgements that are active now. Returns: the verdict in one word."""
+        with self.store.session() as session:
+            current = store.round_by_id(session, round_id)
+            current.verdict = judge_round(
+                store.comparisons(session, round_id), store.active_judgements(session, round_id)
+            )
+            return str(current.verdict["verdict"])
+
+    def report_html(self, round_id: str) -> tuple[str, int, str]:
+        """Workspace, number and report of a round that has its verdict."""
+        with self.store.reading() as session:
+            current = store.round_by_id(session, round_id)
+            return current.workspace, current.number, to_html(build_report(session, self.settings, current))
+
+    def decide(self, round_id: str) -> None:
+        """End the round, and let its policy serve if it is better and the settings say so."""
+        with self.store.session() as session:
+            current = store.round_by_id(session, round_id)
+            if current.state != "reviewing":
+                return
+            current.state, current.finished = "decided", time.time()
+            settings = settings_of(self.settings, store.workspace(session, current.workspace))
+            better = (current.verdict or {}).get("verdict") == "better"
+            policy = policy_of(session, round_id)
+            if better and settings.auto_promote == "better" and policy is not None:
+                registry.promote(session, current.workspace, policy.id, "better in the blind review")
+
+    def fail(self, round_id: str, reason: str) -> None:
+        """End the round with a reason; more rankings or Start Training take it up again."""
+        with self.store.session() as session:
+            current = store.round_by_id(session, round_id)
+            if current.state not in ("decided", "failed"):
+                current.state, current.reason, current.finished = "failed", reason, time.time()
+
+
+def policy_of(session: Session, round_id: str) -> ModelRow | None:
+    """The newest policy that a round made."""
+    query = select(ModelRow).where(ModelRow.round_id == round_id, ModelRow.kind == "policy")
+    return session.scalars(query.order_by(ModelRow.created.desc()).limit(1)).first()
+
+
+def results_of(session: Session, workspace_id: str, round_id: str) -> dict[str, dict[str, Any]]:
+    """The newest result of each stage in a round; of candidates, which may be older, of the workspace."""
+    results: dict[str, dict[str, Any]] = {}
+    for run in store.runs(session, workspace_id):
+        if run.result is not None and (run.round_id == round_id or run.kind == "generate"):
+            results[run.kind] = run.result
+    return results
+
+
+def advice_for(
+    session: Session, settings: Settings, workspace: WorkspaceRow, current: RoundRow | None
+) -> list[Advice]:
+    """What to do next in a workspace."""
+    effective = settings_of(settings, workspace)
+    results = results_of(session, workspace.id, current.id) if current else {}
+    rankings = store.active_rankings(session, workspace.id)
+    policy = policy_of(session, current.id) if current else None
+    measured = Measurements(
+        prompts=sum(
+            n for state, n in store.prompt_counts(session, workspace.id).items() if state != "deleted"
+        ),
+        rankings=len(rankings),
+        suspicious=sum(ranking.suspicious for ranking in rankings),
+        gate_accuracy=effective.gate_accuracy,
+        clip_range=effective.clip_range,
+        generate=results.get("generate", {}),
+        reward=results.get("reward", {}),
+        ppo=results.get("ppo", {}),
+        compare=results.get("compare", {}),
+        verdict=(current.verdict if current else None) or {},
+        promoted=policy is not None and policy.id == workspace.serving_policy,
+    )
+    return advise(measured)
+
+
+def build_report(session: Session, settings: Settings, current: RoundRow) -> Report:
+    """The report of a round that has its verdict."""
+    workspace = store.workspace(session, current.workspace)
+    results = results_of(session, workspace.id, current.id)
+    judged = majority(store.active_judgements(session, current.id))
+    policy = policy_of(session, current.id)
+    return Report(
+        title=workspace.title,
+        number=current.number,
+        model=policy.id if policy else "—",
+        verdict=current.verdict or judge_round([], []),
+        reward=results.get("reward", {}),
+        ppo=results.get("ppo", {}),
+        compare=results.get("compare", {}),
+        advice=advice_for(session, settings, workspace, current),
+        examples=[
+            Example(row.prompt, row.before, row.after, row.seen, judged.get(row.id, ""))
+            for row in store.comparisons(session, current.id)
+        ],
+    )

@@ -1,0 +1,164 @@
+"""Shows our results to people in Label Studio: ranking tasks, review tasks, the report, predicted orders.
+
+Every task that we write carries a `source_key` that says which row it was made from. Before writing, also
+before trying again, Label Studio is asked which keys are there: a crash or a timeout makes no twin. Raises
+what `backend.label_studio` raises; `backend.workflow` decides about trying again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+import label_config
+from backend import store as queries
+from backend.annotations import (
+    ranking_prediction,
+    ranking_source_key,
+    ranking_task_data,
+    report_source_key,
+    review_source_key,
+    review_task_data,
+    shown_prompt,
+)
+from backend.label_studio import LabelStudioClient
+from backend.store import Store
+from backend.tables import ComparisonRow, PromptRow, ResponseRow
+
+log = logging.getLogger(__name__)
+
+BATCH = 200
+"""Tasks in one import: small enough that it is done long before the request times out."""
+
+
+class WriteBack:
+    """Writes to one Label Studio."""
+
+    def __init__(self, opened: Store, client: LabelStudioClient) -> None:
+        self.store = opened
+        self.client = client
+
+    def publish_rankings(self, workspace_id: str) -> int:
+        """Make the ranking task of every prompt that is ready. Returns: how many prompts were published."""
+        with self.store.reading() as session:
+            project = queries.workspace(session, workspace_id).ranking_project
+            answers = _answers(session, workspace_id)
+            tasks = {
+                _ranking_key(prompt): _ranking_data(prompt, answers[prompt.prompt_id])
+                for prompt in queries.prompts(session, workspace_id, "ready")
+            }
+        found = self._ensure(project, tasks)
+        with self.store.session() as session:
+            for prompt in queries.prompts(session, workspace_id, "ready"):
+                if (key := _ranking_key(prompt)) in found:
+                    prompt.ranking_task, prompt.state = found[key], "published"
+        return len(found)
+
+    def publish_reviews(self, workspace_id: str, round_id: str) -> int:
+        """Make the review task of every comparison of a round. Returns: how many there are."""
+        with self.store.reading() as session:
+            project = queries.workspace(session, workspace_id).review_project
+            tasks = {
+                review_source_key(workspace_id, comparison.id): _review_data(comparison)
+                for comparison in queries.comparisons(session, round_id)
+            }
+        found = self._ensure(project, tasks)
+        with self.store.session() as session:
+            for comparison in queries.comparisons(session, round_id):
+                comparison.review_task = found[review_source_key(workspace_id, comparison.id)]
+        return len(found)
+
+    def publish_report(self, workspace_id: str, number: int, html: str) -> int | None:
+        """Make the report task of a round. Returns: its id, none if the workspace has no report project."""
+        with self.store.reading() as session:
+            project = queries.workspace(session, workspace_id).report_project
+        if project is None:
+            return None
+        key = report_source_key(workspace_id, number)
+        data = {label_config.REPORT: html, label_config.SOURCE_KEY: key}
+        return self._ensure(project, {key: data})[key]
+
+    def publish_predictions(self, workspace_id: str, model_id: str) -> int:
+        """Let Label Studio serve the tasks first of which a reward model is least sure.
+
+        Only of tasks that nobody ranked. Returns: how many predictions were written.
+        """
+        with self.store.reading() as session:
+            project = queries.workspace(session, workspace_id).ranking_project
+            ranked = {ranking.task for ranking in queries.active_rankings(session, workspace_id)}
+            predictions = [
+                {"task": prompt.ranking_task, **found}
+                for prompt in queries.prompts(session, workspace_id, "published")
+                if prompt.ranking_task not in ranked
+                if (
+                    found := _prediction(queries.responses(session, workspace_id, prompt.prompt_id), model_id)
+                )
+            ]
+        if predictions:
+            self.client.create_predictions(project, predictions)
+            self.client.update_project(project, model_version=model_id, sampling="Uncertainty sampling")
+        return len(predictions)
+
+    def _ensure(self, project: int, wanted: Mapping[str, dict[str, Any]]) -> dict[str, int]:
+        """Task id of every wanted key, made if it is not there."""
+        if not wanted:
+            return {}
+        known = self.client.source_keys(project)
+        missing = [key for key in wanted if key not in known]
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            ids = self.client.import_tasks(project, [wanted[key] for key in batch])
+            known.update(zip(batch, ids, strict=True))
+        if missing:
+            log.info("project %d: wrote %d tasks", project, len(missing))
+        return {key: known[key] for key in wanted}
+
+
+def order_by_score(responses: Sequence[ResponseRow]) -> tuple[tuple[str, ...], float] | None:
+    """Response ids, best first, and how sure that order is (0 to 1); none if a score is missing.
+
+    The surest that two neighbours could be swapped counts: the lowest probability, after Bradley-Terry, that
+    the better one of two neighbours is preferred, from ½ (0) to certain (1).
+    """
+    scored = [(response.score, response.id) for response in responses if response.score is not None]
+    if len(scored) < len(responses) or len(scored) < 2:
+        return None
+    scored.sort(key=lambda pair: (-pair[0], pair[1]))
+    gaps = [better[0] - worse[0] for better, worse in itertools.pairwise(scored)]
+    return tuple(response_id for _, response_id in scored), math.tanh(min(gaps) / 2)
+
+
+def _prediction(responses: Sequence[ResponseRow], model_id: str) -> dict[str, Any] | None:
+    found = order_by_score(responses)
+    return ranking_prediction(found[0], score=found[1], model_version=model_id) if found else None
+
+
+def _answers(session: Session, workspace_id: str) -> dict[str, list[ResponseRow]]:
+    """The answers of each prompt in displayed order."""
+    found: dict[str, list[ResponseRow]] = defaultdict(list)
+    for response in queries.responses(session, workspace_id):
+        found[response.prompt_id].append(response)
+    return found
+
+
+def _ranking_key(prompt: PromptRow) -> str:
+    return ranking_source_key(prompt.workspace, prompt.round, prompt.prompt_id)
+
+
+def _ranking_data(prompt: PromptRow, answers: Sequence[ResponseRow]) -> dict[str, Any]:
+    shown = [(answer.id, answer.text) for answer in answers]
+    return ranking_task_data(shown_prompt(prompt.text, prompt.system), shown, source_key=_ranking_key(prompt))
+
+
+def _review_data(comparison: ComparisonRow) -> dict[str, Any]:
+    sides = (comparison.after, comparison.before)
+    left, right = sides if comparison.after_side == "left" else sides[::-1]
+    return review_task_data(
+        comparison.prompt, left, right, source_key=review_source_key(comparison.workspace, comparison.id)
+    )
