@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stopping.install()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the run shows its own
     if os.environ.get("RLHF_EXIT_WITH_PARENT") == "1":
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:

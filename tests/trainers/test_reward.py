@@ -288,10 +288,17 @@ def test_more_data_means_fewer_epochs_and_larger_steps() -> None:
 
 def test_configuration_overrides_the_recipe() -> None:
     plain = RewardConfig(base_model="x")
-    assert choose_schedule(plain, "full", 40).epochs == next(r for r in RECIPES if r.prompts >= 40).epochs
-    assert choose_schedule(plain, "lora", 40).learning_rate < choose_schedule(plain, "full", 40).learning_rate
-    own = choose_schedule(RewardConfig(base_model="x", epochs=9, learning_rate=0.5), "full", 10**6)
+    by_recipe = choose_schedule(plain, "full", 40, 256)
+    assert by_recipe.epochs == next(recipe for recipe in RECIPES if recipe.prompts >= 40).epochs
+    own = choose_schedule(RewardConfig(base_model="x", epochs=9, learning_rate=0.5), "full", 10**6, 256)
     assert (own.epochs, own.learning_rate) == (9, 0.5)
+
+
+def test_wider_models_take_smaller_steps_and_adapters_their_own() -> None:
+    plain = RewardConfig(base_model="x")
+    widths = {width: choose_schedule(plain, "full", 40, width).learning_rate for width in (32, 256, 512)}
+    assert widths == {32: 1e-3, 256: 1e-3, 512: 5e-4}
+    assert choose_schedule(plain, "lora", 40, 4096).learning_rate == 2e-4
 
 
 def test_length_correlation_is_relative_to_the_prompt() -> None:
