@@ -83,8 +83,6 @@ def _project(store: Store, client: LabelStudioClient, project: int, full: bool, 
         # only what was there before the listing began can be missing from it
         known = reading.known(session) if full else None
     since = None if full or mark is None or not mark.updated_at else datetime.fromisoformat(mark.updated_at)
-    if full:
-        client.project(project)  # a deleted project is an error, not an empty one
     now = client.now()
     updated_after = since - MARGIN if since else None
     for task in client.tasks(project, updated_after=updated_after, annotations=reading.annotations):

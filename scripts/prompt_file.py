@@ -1,23 +1,42 @@
 """Reads the prompts that a user brings: CSV, JSON, JSON Lines or plain text, one prompt a line.
 
-Pure file reading; knows nothing of Label Studio. What Label Studio's own import would choke on or silently take
-(another encoding, a missing column, empty lines, duplicates) is mended here or said with the line's number.
+Pure file reading; knows nothing of Label Studio. What Label Studio's own import would choke on or silently
+take (another encoding, a missing column, empty lines, duplicates) is mended here, or said with its line.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.annotations import MAX_PROMPT_CHARACTERS, normalise
 from backend.errors import PromptFileError
+from backend.prompt_rows import MAX_PROMPTS
 
 COLUMNS = ("prompt", "question", "text", "instruction", "题目", "问题", "提示")
 """Names of the column that holds the prompt, in order of preference."""
-LONGEST_PROMPT = 4000
-MOST_PROMPTS = 10_000
+LONGEST_PROMPT = MAX_PROMPT_CHARACTERS
+MOST_PROMPTS = MAX_PROMPTS
+LARGEST_FILE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """What a file holds."""
+
+    prompts: list[str]
+    """The distinct prompts, in the file's order."""
+    empty: int
+    """Entries without text."""
+    duplicates: int
+    """Entries that say the same as an earlier one."""
+    encoding: str
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -25,27 +44,40 @@ def read_prompts(path: Path) -> list[str]:
 
     Raises: PromptFileError: it cannot be read, holds no prompt, or too many or too long ones.
     """
-    text = _decode(path)
+    return read_prompt_file(path).prompts
+
+
+def read_prompt_file(path: Path) -> PromptFile:
+    """The prompts of a file, and what was left out.
+
+    Raises: PromptFileError: it cannot be read, holds no prompt, or too many or too long ones.
+    """
+    text, encoding = _decode(path)
     try:
         found = _parse(path, text)
     except (csv.Error, RecursionError) as error:
         raise PromptFileError(f"`{path}` cannot be read as {path.suffix[1:].upper()}: {error}") from error
     prompts: dict[str, None] = {}
+    empty = 0
     for number, value in found:
-        if prompt := " ".join(value.split()):
-            if len(prompt) > LONGEST_PROMPT:
-                raise PromptFileError(
-                    f"`{path}` line {number}: the prompt has {len(prompt)} characters; at most are {LONGEST_PROMPT}"
-                )
+        prompt = normalise(value)
+        if len(prompt) > LONGEST_PROMPT:
+            raise PromptFileError(
+                f"`{path}` line {number}: the prompt has {len(prompt)} characters;"
+                f" at most are {LONGEST_PROMPT}"
+            )
+        if prompt:
             prompts[prompt] = None
+        else:
+            empty += 1
     if not prompts:
         raise PromptFileError(f"`{path}` holds no prompt; needed is one a line, or a column `prompt`")
     if len(prompts) > MOST_PROMPTS:
         raise PromptFileError(
-            f"`{path}` holds {len(prompts)} prompts; at most {MOST_PROMPTS} go in at once (100 to 200 are enough"
-            " for a round): split the file"
+            f"`{path}` holds {len(prompts)} prompts; at most {MOST_PROMPTS} go in at once"
+            " (100 to 200 are enough for a round): split the file"
         )
-    return list(prompts)
+    return PromptFile(list(prompts), empty, len(found) - empty - len(prompts), encoding)
 
 
 def write_prompts(path: Path, prompts: Sequence[str]) -> None:
@@ -56,17 +88,23 @@ def write_prompts(path: Path, prompts: Sequence[str]) -> None:
         writer.writerows([prompt] for prompt in prompts)
 
 
-def _decode(path: Path) -> str:
+def _decode(path: Path) -> tuple[str, str]:
+    """The text and its encoding."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise PromptFileError(f"`{path}` cannot be read: {error.strerror or error}") from error
-    for encoding in ("utf-8-sig", "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "gb18030"):
+    if len(data) > LARGEST_FILE:
+        raise PromptFileError(f"`{path}` is larger than {LARGEST_FILE // 2**20} MB; split the file")
+    encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "gb18030")
+    line = 1
+    for encoding in encodings:
         try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise PromptFileError(f"`{path}` is neither UTF-8 nor GB18030 text; save it as UTF-8")
+            return data.decode(encoding), encoding
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+    raise PromptFileError(f"`{path}` line {line} is neither UTF-8, GB18030 nor UTF-16 text; save it as UTF-8")
 
 
 def _parse(path: Path, text: str) -> list[tuple[int, str]]:
@@ -79,7 +117,7 @@ def _parse(path: Path, text: str) -> list[tuple[int, str]]:
         if not isinstance(entries, list):
             raise PromptFileError(f'`{path}` is no list; needed is ["…", …] or [{{"prompt": "…"}}, …]')
         return [(number, _prompt_of(path, entry, number)) for number, entry in enumerate(entries, start=1)]
-    lines = list(enumerate(text.splitlines(), start=1))
+    lines = list(enumerate(re.split(r"\r\n|\r|\n", text.rstrip("\r\n")), start=1))
     if suffix == ".jsonl":
         return [(n, _prompt_of(path, _json(path, line, n), n)) for n, line in lines if line.strip()]
     if suffix in (".txt", ".md", ""):
@@ -88,7 +126,7 @@ def _parse(path: Path, text: str) -> list[tuple[int, str]]:
 
 
 def _csv(path: Path, text: str, delimiter: str) -> list[tuple[int, str]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = names
     column = next((name for name in COLUMNS if name in names), None)

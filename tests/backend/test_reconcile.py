@@ -359,6 +359,18 @@ def test_nothing_is_missed_while_label_studio_was_away(world: World) -> None:
     assert world.rankings()[key].state == "active"
 
 
+def test_change_that_was_committed_late_is_still_seen(world: World) -> None:
+    """Label Studio sets the time when it begins to write; until it commits, a look does not find the change."""
+    key = world.fake.annotate(world.ranking_task(), ranking_result("x2", "x1"))
+    uncommitted = world.fake.annotation_rows.pop(key)
+    for _ in range(30):
+        world.fake.tick()
+    world.look()
+    world.fake.annotation_rows[key] = uncommitted
+    world.look()
+    assert world.rankings()[key].state == "active"
+
+
 def test_deleted_project_is_an_error_and_deletes_no_row(world: World) -> None:
     key = world.fake.annotate(world.ranking_task(), ranking_result("x2", "x1"))
     world.look()
