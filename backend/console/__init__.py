@@ -63,6 +63,20 @@ def rollback(workspace: str) -> Response:
     return jsonify(serving=current_service().rollback(workspace))
 
 
+@console.post("/api/workspaces/<workspace>/conclude")
+def conclude(workspace: str) -> Response:
+    """Reach the verdict with the judgements that are there."""
+    current_service().conclude(workspace)
+    return jsonify(concluding=workspace)
+
+
+@console.post("/api/runs/<run_id>/retry")
+def retry(run_id: str) -> Response:
+    """Try a failed or stopped run again; it goes on where it was."""
+    current_service().retry(run_id)
+    return jsonify(queued=run_id)
+
+
 @console.post("/api/runs/<run_id>/cancel")
 def cancel(run_id: str) -> Response:
     """Stop a run for good."""

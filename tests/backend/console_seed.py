@@ -19,7 +19,6 @@ from backend.tables import (
     JudgementRow,
     MetricRow,
     ModelRow,
-    PromotionRow,
     PromptRow,
     RankingRow,
     ResponseRow,
@@ -150,6 +149,7 @@ def _reward(session: Session, workspace: str, newest: bool) -> None:
             values["reward/heldout_loss"] = 0.24 + 0.46 * fall + noise.gauss(0, 0.008)
             values["reward/heldout_accuracy"] = 0.915 - 0.40 * fall + noise.gauss(0, 0.008)
         _metrics(session, "reward-5e6f7a8b", step, values)
+    session.get_one(RunRow, "reward-5e6f7a8b").snapshot = [[5000 + i, f"{i:016x}"] for i in range(132)]
     if not newest:
         _model(session, workspace, f"reward-{workspace}-1", "reward", "reward-5e6f7a8b", {"accuracy": 0.914})
 
@@ -158,7 +158,7 @@ def _ppo(session: Session, workspace: str, newest: bool) -> None:
     updates = 22 if newest else 36
     result = {
         "updates": 36, "stop_reason": "converged", "best_update": 32, "reward_before": -0.42,
-        "reward_after": 1.87, "kl": 7.31, "length_before": 61.2, "length_after": 17.8, "seconds": 96.0, "resumed": False,
+        "reward_after": 1.87, "kl": 7.31, "length_before": 61.2, "length_after": 17.8, "resumed": False,
     }  # fmt: skip
     _run(session, workspace, "ppo-9c0d1e2f", "ppo", updates, 40, "updates", not newest, result)
     noise = random.Random(2)
@@ -230,7 +230,6 @@ def _review(session: Session, workspace: str, newest: bool) -> None:
 def _decision(session: Session, workspace: str, _newest: bool) -> None:
     for row in session.query(RoundRow).filter_by(id=f"{workspace}-r1"):
         row.state, row.finished, row.verdict = "decided", NOW, VERDICT
-    session.add(PromotionRow(workspace=workspace, model="base", previous="base", reason="first"))
 
 
 VERDICT: dict[str, Any] = {

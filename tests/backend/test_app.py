@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_job_status_speaks_of_the_run(client: FlaskClient) -> None:
 def test_is_training_says_which_run(tmp_path: Path) -> None:
     client = create_app(seeded(tmp_path, "rewarding")).test_client()
     found = client.get(f"/is_training?project={PROJECT}", headers=AUTHORISED).json
-    assert found == {"is_training": True, "job_id": "reward-5e6f7a8b", "model_version": "reward-team-1"}
+    assert found == {"is_training": True, "job_id": "reward-5e6f7a8b", "model_version": "none"}
 
 
 @pytest.mark.parametrize("project", ["99.1", "", None, "x", {"id": 99}, [12]])
@@ -265,3 +266,12 @@ def test_waitress_serves_and_refuses_bodies_before_reading_them(port: int) -> No
     assert ask(port, "GET", "/api/status", AUTHORISED) == 200
     assert ask(port, "POST", "/predict", {**AUTHORISED, "Content-Length": str(300 * 1024 * 1024)}) == 413
     assert ask(port, "POST", "/predict", {"Content-Length": str(LARGEST_BODY + 1)}) == 413
+
+
+def test_a_server_that_never_ran_frees_its_port(service: SeededService) -> None:
+    first = wsgi.server(service, threads=1)
+    taken = replace(service.settings, port=first.effective_port)
+    with pytest.raises(OSError, match="in use"):
+        wsgi.server(SeededService(taken))
+    first.close()
+    wsgi.server(SeededService(taken)).close()

@@ -119,22 +119,26 @@ def test_buttons_reach_the_service(tmp_path: Path) -> None:
         ("/api/workspaces/team/train", {}),
         ("/api/workspaces/team/ppo", {}),
         ("/api/workspaces/team/promote", {"model": "policy-team-1"}),
+        ("/api/workspaces/team/conclude", {}),
         ("/api/runs/ppo-9c0d1e2f/cancel", {}),
+        ("/api/runs/ppo-9c0d1e2f/retry", {}),
     ):
         assert client.post(address, json=body, headers=headers).status_code == 200, address
     assert service.calls == [
         ("start_training", 12),
         ("start_ppo", "team"),
         ("promote", "team", "policy-team-1"),
+        ("conclude", "team"),
         ("cancel", "ppo-9c0d1e2f"),
+        ("retry", "ppo-9c0d1e2f"),
     ]
 
 
 def test_what_is_not_possible_says_why(tmp_path: Path) -> None:
-    client = client_of(seeded(tmp_path))
+    client = client_of(seeded(tmp_path, "reviewing"))
     refused = client.post("/api/workspaces/team/rollback")
     assert refused.status_code == 409
-    assert "no earlier model" in refused.json["error"]["message"]  # type: ignore[index]
+    assert "base" in refused.json["error"]["message"]  # type: ignore[index]
     assert client.post("/api/workspaces/team/promote", json={"model": 7}).status_code == 400
     assert client.post("/api/workspaces/nobody/train").status_code == 404
 

@@ -13,18 +13,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from backend import store
-from backend.errors import ConflictError
-from backend.service import Prediction, Service, TrainingAnswer
+from backend.service import Service, TrainingAnswer
 from backend.settings import Settings
-from backend.status import AdviceView, Counts, ModelView, RoundView, RunView, Step, WorkspaceStatus
 from backend.store import Store
 from backend.wsgi import server
 from tests.backend.console_seed import Stage, seed
@@ -40,11 +37,9 @@ _KINDS = {"candidates": "generate", "reward": "reward", "ppo": "ppo"}
 class SeededService(Service):
     """Reads the store; records what it is asked to do."""
 
-    def __init__(self, settings: Settings, advice: tuple[AdviceView, ...] = ()) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.store.create_all()
         self.calls: list[tuple[object, ...]] = []
-        self.advice = advice
 
     def hint(self, project: int, action: str) -> None:
         self.calls.append(("hint", project, action))
@@ -60,81 +55,14 @@ class SeededService(Service):
     def cancel(self, run_id: str) -> None:
         self.calls.append(("cancel", run_id))
 
+    def retry(self, run_id: str) -> None:
+        self.calls.append(("retry", run_id))
+
+    def conclude(self, workspace: str) -> None:
+        self.calls.append(("conclude", workspace))
+
     def promote(self, workspace: str, model_id: str, reason: str) -> None:
         self.calls.append(("promote", workspace, model_id))
-
-    def rollback(self, workspace: str) -> str:
-        raise ConflictError("there is no earlier model; `base` serves already")
-
-    def workspaces(self) -> tuple[str, ...]:
-        with self.store.reading() as session:
-            return tuple(row.id for row in store.workspaces(session))
-
-    def owns_project(self, project: int) -> bool:
-        with self.store.reading() as session:
-            return store.workspace_of_project(session, project) is not None
-
-    def predictions(self, project: int, answers: Sequence[Sequence[str]]) -> list[Prediction | None]:
-        return [self._prediction(ids) for ids in answers]
-
-    def model_version(self, project: int) -> str:
-        return "reward-team-1"
-
-    def settings_of(self, workspace: str) -> Mapping[str, object]:
-        return {"gate_accuracy": self.settings.gate_accuracy}
-
-    def check_label_studio(self) -> str:
-        return ""
-
-    def _prediction(self, ids: Sequence[str]) -> Prediction | None:
-        with self.store.reading() as session:
-            rows = {row.id: row.score for row in store.responses(session, "team")}
-        scores = {answer: rows[answer] for answer in ids if rows.get(answer) is not None}
-        if not ids or len(scores) != len(ids):
-            return None
-        return Prediction(tuple(sorted(ids, key=lambda a: -(scores[a] or 0))), 0.75, "reward-team-1")
-
-    def status(self, workspace: str) -> WorkspaceStatus:
-        with self.store.reading() as session:
-            row = store.workspace(session, workspace)
-            rounds = [
-                RoundView(
-                    r.id, r.number, r.state, r.verdict, len(store.comparisons(session, r.id)),
-                    len(store.active_judgements(session, r.id)), r.reason, r.created, r.finished,
-                )
-                for r in store.rounds(session, workspace)
-            ]  # fmt: skip
-            runs = tuple(
-                RunView(
-                    r.id, r.kind, r.state, r.round_id, r.attempts, r.progress_done, r.progress_total,
-                    r.progress_what, r.result, r.error, r.created, r.started, r.finished,
-                )
-                for r in store.runs(session, workspace)
-            )  # fmt: skip
-            models = tuple(
-                ModelView(
-                    m.id, m.kind, m.round_id, m.run_id, m.parent, m.state,
-                    m.id == row.serving_policy, m.metrics, m.created,
-                )
-                for m in store.models(session, workspace)
-            )  # fmt: skip
-            rankings = len(store.active_rankings(session, workspace))
-            prompts = len(store.prompts(session, workspace))
-        current = rounds[-1] if rounds else None
-        return WorkspaceStatus(
-            workspace, row.title, row.prompts_project, row.ranking_project, row.review_project,
-            row.serving_policy,
-            Counts(prompts, prompts, 0, prompts * 3, rankings, rankings, 18, 3, 0, 0, 0),
-            tuple(_step(key, runs) for key in ("candidates", "rankings", "reward", "ppo", "review")),
-            "下一步。", "What comes next.", current, tuple(rounds), runs, models, self.advice,
-        )  # fmt: skip
-
-
-def _step(key: str, runs: tuple[RunView, ...]) -> Step:
-    run = next((r for r in runs if r.kind == _KINDS.get(key)), None)
-    state = "waiting" if run is None else "running" if run.state == "running" else "done"
-    done, total = (run.progress_done, run.progress_total) if run else (0, 0)
-    return Step(key, state, "原因。", f"Why {key} is here.", done, total, run.id if run else None)  # type: ignore[arg-type]
 
 
 def settings(directory: Path, **changes: object) -> Settings:

@@ -76,7 +76,7 @@ function render() {
     return [step, status.runs.find(({ id }) => id === step.run_id)];
   };
   part("hero", [{ ...status, problems: 0, label_studio_error: 0 }, links], () => hero(status, links, act));
-  part("steps", status.steps, () => stepper(status.steps));
+  part("steps", [status.steps, status.runs], () => stepper(status.steps, status.runs));
   part("problems", [status.problems, status.label_studio_error], () => problems(status));
   part("reward", [runOf("reward"), curves, gate], () => rewardPanel(...runOf("reward"), curves, gate));
   part("ppo", [runOf("ppo"), curves], () => ppoPanel(...runOf("ppo"), curves));

@@ -1,7 +1,7 @@
 // The top of the page: what happens next, the buttons, and the five steps.
 
 import { h, s } from "./dom.js";
-import { count, known, said, t } from "./texts.js";
+import { count, known, percent, said, t } from "./texts.js";
 
 const ICONS = {
   waiting: null,
@@ -13,34 +13,41 @@ const ICONS = {
 
 /** The sentence of the moment, the counts, and what one can do. */
 export function hero(status, links, act) {
-  const step = status.steps.find(({ state }) => ["attention", "running", "people"].includes(state)) ?? status.steps.findLast(({ state }) => state === "done") ?? status.steps[0];
+  const step = currentStep(status.steps);
   return [
     h("div", { class: "hero-text" },
       h("p", { class: `moment state-${step.state}` },
         h("i"),
         [status.round ? t("round", { n: status.round.number }) : null, t(`steps_${step.key}`), t(`state_${step.state}`)].filter(Boolean).join(" · ")),
       h("h1", {}, said(status, "next")),
-      h("p", { class: "summary" }, t("summary", {
+      status.counts.prompts === 0 ? null : h("p", { class: "summary" }, t("summary", {
         prompts: count(status.counts.prompts),
         responses: count(status.counts.responses),
         rankings: count(status.counts.rankings),
         annotators: count(status.counts.annotators),
         model: modelName(status.serving_policy),
       }))),
-    h("div", { class: "actions" }, turn(step, links), buttons(status, act)),
+    h("div", { class: "actions" }, turn(step, status.counts, links), buttons(status, act)),
   ];
+}
+
+/** The step that the sentence is about: what needs a decision, else what runs, else what people do. */
+function currentStep(steps) {
+  const newest = (wanted) => steps.findLast(({ state }) => state === wanted);
+  return newest("attention") ?? newest("running") ?? newest("people") ?? steps.find(({ state }) => state === "waiting") ?? steps.at(-1);
 }
 
 export const modelName = (id) => (id === "base" ? t("base") : id);
 
 /** Where the team works when it is their turn. */
-function turn({ key, state }, links) {
+function turn({ key, state }, { prompts }, links) {
   const [address, text] = {
     candidates: [links.prompts, t("action_import_prompts")],
     rankings: [links.ranking, t("action_rank")],
     review: [links.review, t("action_review")],
   }[key] ?? [];
-  return state === "people" && address ? outside(address, text, "primary") : null;
+  const theirs = state === "people" || (key === "candidates" && prompts === 0);
+  return theirs && address ? outside(address, text, "primary") : null;
 }
 
 function buttons(status, act) {
@@ -50,6 +57,11 @@ function buttons(status, act) {
   const made = [];
   if (training) made.push(act.button("stop", { id: running.id }, `/api/runs/${running.id}/cancel`, {}, "danger"));
   else if (status.counts.rankings_new) made.push(act.button("train", {}, act.path("train"), {}));
+  const failed = status.runs.findLast(({ round_id: round }) => round && round === status.round?.id);
+  if (!training && ["failed", "cancelled"].includes(failed?.state)) made.push(act.button("retry", {}, `/api/runs/${failed.id}/retry`, {}, "primary"));
+  if (status.round?.state === "reviewing" && status.round.judged) {
+    made.push(act.button("conclude", { done: count(status.round.judged), total: count(status.round.comparisons) }, act.path("conclude"), {}));
+  }
   if (status.round?.state === "gated") made.push(act.button("ppo", {}, act.path("ppo"), {}));
   if (newest && !newest.serving && newest.state === "published") {
     const better = status.round?.verdict?.verdict === "better" && newest.round_id === status.round.id;
@@ -64,7 +76,7 @@ function buttons(status, act) {
 const newestPolicy = (status) => status.models.findLast(({ kind }) => kind === "policy");
 
 /** The five steps: state, progress, and why it is where it is. */
-export function stepper(steps) {
+export function stepper(steps, runs) {
   return steps.map((step, index) => {
     const share = step.total ? Math.min(step.done / step.total, 1) : step.state === "done" ? 1 : 0;
     const bar = h("i");
@@ -74,9 +86,18 @@ export function stepper(steps) {
       h("div", { class: "step-body" },
         h("div", { class: "step-head" }, h("h2", {}, t(`steps_${step.key}`)), h("span", { class: "pill" }, t(`state_${step.state}`))),
         h("div", { class: "progress", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": step.total, "aria-valuenow": step.done, "aria-label": t(`steps_${step.key}`) }, bar),
-        h("p", { class: "step-count" }, step.total ? h("b", {}, count(step.done), h("small", {}, ` / ${count(step.total)}`)) : h("b", {}, "–")),
+        h("p", { class: "step-count" }, figure(step, runs.find(({ id }) => id === step.run_id)?.result)),
         h("p", { class: "reason" }, said(step, "reason"))));
   });
+}
+
+/** How far it is, or what it reached. */
+function figure({ key, done, total }, result) {
+  const shown = (value, unit) => [h("b", {}, value), h("small", {}, ` ${unit}`)];
+  if (total) return shown(count(done), `/ ${count(total)}`);
+  if (key === "reward" && result?.accuracy != null) return shown(percent(result.accuracy, 1), t("series_heldout"));
+  if (key === "ppo" && result?.updates != null) return shown(count(result.updates), t("updates_done"));
+  return h("b", {}, "–");
 }
 
 function icon(state, place) {

@@ -29,6 +29,13 @@ const TEXTS = {
   ],
   stop: ["停止", "Stop"],
   stop_ask: ["停止正在进行的任务 {id}？它不会自动继续。", "Stop the run {id}? It will not go on by itself."],
+  retry: ["再试一次", "Try again"],
+  retry_ask: ["从上次的断点继续这个任务。", "The run goes on where it was."],
+  conclude: ["现在得出结论", "Conclude now"],
+  conclude_ask: [
+    "只用已完成的 {done} / {total} 份盲评得出结论，之后的盲评不再计入。",
+    "The verdict then rests on {done} of {total} judgements; later ones do not count.",
+  ],
   promote: ["启用 {model}", "Promote {model}"],
   promote_ask: [
     "下一轮的候选回答将由它生成。可以随时回退。",
@@ -80,6 +87,7 @@ const TEXTS = {
   length_change: ["长度", "Length"],
   kl_reached: ["KL", "KL"],
   updates: ["更新", "Updates"],
+  updates_done: ["次更新", "updates"],
   stop_reason: ["结束原因", "Ended because"],
   stop_converged: ["已收敛", "converged"],
   stop_updates: ["达到更新上限", "reached the most updates"],
