@@ -209,6 +209,7 @@ class Workflows:
             queue_compare(session, self.settings, current, policy.id)
 
     def _publish_rankings(self, workspace_id: str) -> int:
+        """What Label Studio refuses stays ready and is tried again: someone must mend the project first."""
         return self._patiently(lambda: self.writeback.publish_rankings(workspace_id))
 
     def _publish_predictions(self, round_id: str) -> int:

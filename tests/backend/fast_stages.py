@@ -1,7 +1,8 @@
 """All four stages in a fraction of a second, without learning: real run directories, real manifests.
 
 Takes the place of `python -m trainers` where a test is about the backend. Shorter answers get higher scores.
-`SLOW_STAGE` and `SLOW_S` in the environment hold a stage up; `OUTCOME` is what the gate says.
+`SLOW_STAGE` and `SLOW_S` in the environment hold a stage up; `OUTCOME` is what the gate says;
+`FAIL_STAGE` fails.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trainers.errors import DataError
 from trainers.records import Candidates, Comparison, Prompt, Ranking, Response, read_jsonl, write_jsonl
 from trainers.run_dir import RunDir
 
@@ -31,6 +33,9 @@ def main() -> None:
         if run_dir.result_path.is_file():
             return
         config = json.loads(run_dir.config_path.read_text())
+        if os.environ.get("FAIL_STAGE") == options.stage:
+            run_dir.write_error(DataError("the policy fell over"))
+            sys.exit(2)
         result = STAGES[options.stage](run_dir, config)
         hold_up(run_dir, options.stage)
         run_dir.write_result({**result, "seconds": 0.1})
