@@ -8,12 +8,11 @@ nothing of a request or answer is logged.
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,8 +25,8 @@ from backend.errors import (
     UnreachableError,
     WrongVersionError,
 )
-
-log = logging.getLogger(__name__)
+from backend.label_studio_token import Token
+from backend.settings import Settings
 
 TESTED_VERSION = "1.23"
 PAGE_SIZE = 500
@@ -63,7 +62,7 @@ class LabelStudioClient:
         self._backoff_s = backoff_s
         self._http = httpx.Client(
             base_url=self.url,
-            auth=_Token(self.url, api_key),
+            auth=Token(self.url, api_key),
             timeout=timeout_s,
             follow_redirects=False,
             transport=transport,
@@ -72,6 +71,17 @@ class LabelStudioClient:
 
     def close(self) -> None:
         self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The client that the settings describe."""
+        return cls(settings.label_studio_url, settings.label_studio_api_key, settings.label_studio_timeout_s)
 
     # --- the server ---
 
@@ -343,36 +353,6 @@ class LabelStudioClient:
                 )
         reason = "" if quiet else f": {_reason(response)}"
         return RejectedError(f"Label Studio refused {path} with status {response.status_code}{reason}")
-
-
-class _Token(httpx.Auth):
-    """A legacy token as it is; a personal access token exchanged for a short-lived one by the SDK."""
-
-    def __init__(self, url: str, api_key: str) -> None:
-        if not api_key.isascii() or not api_key.isprintable():
-            raise UnauthorisedError("`LABEL_STUDIO_API_KEY` has characters that no token has; copy it again")
-        self._url = url
-        self._api_key = api_key
-        self._exchange: Any = None
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = self._header()
-        yield request
-
-    def _header(self) -> str:
-        if self._api_key.count(".") != 2:
-            return f"Token {self._api_key}"
-        from label_studio_sdk.core.api_error import ApiError  # the SDK takes 1.7 s and 100 MB to import
-        from label_studio_sdk.tokens.client_ext import TokensClientExt
-
-        try:
-            self._exchange = self._exchange or TokensClientExt(base_url=self._url, api_key=self._api_key)
-            return f"Bearer {self._exchange.api_key}"
-        except ApiError as error:
-            raise UnauthorisedError(
-                f"Label Studio at {self._url} refuses the personal access token in `LABEL_STUDIO_API_KEY`;"
-                " make a new one"
-            ) from error
 
 
 def _filter(column: str, kind: str, value: object) -> Json:

@@ -1,8 +1,8 @@
 """Puts the prompts of a file into a workspace: `python -m scripts.import_prompts FILE --workspace NAME`.
 
 `scripts.prompt_file` reads it; the tasks go into the workspace's prompts project, where the backend finds
-them like any import made in Label Studio itself. What is there already is left out, so that an import that was
-cut off can be repeated.
+them like any import made in Label Studio. What is there already is left out, so that an import that was cut
+off can be repeated.
 """
 
 from __future__ import annotations
@@ -86,12 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_environment()
         project = _project_of(settings, options.workspace)
-        client = LabelStudioClient(
-            settings.label_studio_url, settings.label_studio_api_key, settings.label_studio_timeout_s
-        )
-        client.check()
-        with Display().stage(f"Importing {options.file.name} · 导入题目") as stage:
-            stage.outcome = import_prompts(options.file, project, client, stage).describe()
+        with LabelStudioClient.of(settings) as client:
+            client.check()
+            with Display().stage(f"Importing {options.file.name} · 导入题目") as stage:
+                stage.outcome = import_prompts(options.file, project, client, stage).describe()
     except BackendError as error:
         print(f"not imported: {error}", file=sys.stderr)
         return 2

@@ -70,24 +70,16 @@ def set_up_workspace(
     """Create what is missing and repair what was changed.
 
     Raises:
-        ConflictError, LabelStudioError: Label Studio cannot be used.
+        LabelStudioError: Label Studio cannot be used, or the name or title is not possible.
         LabelConfigError: an interface was changed and annotated in a way that cannot be undone.
     """
     _check_name(name, title or name)
-    client = client or LabelStudioClient(
-        settings.label_studio_url, settings.label_studio_api_key, settings.label_studio_timeout_s
-    )
+    if client is None:
+        with LabelStudioClient.of(settings) as own:
+            return set_up_workspace(settings, name, title=title, reset_config=reset_config, client=own)
     client.check()
-    store = Store(settings.store_url)
-    store.create_all()
     work = _Work(settings, client, name, title or name, reset_config, Setup())
-    try:
-        known = _known_projects(store, client, name)
-        for kind in label_config.NAMES:
-            work.setup.projects[kind] = _project(work, kind, known.get(kind))
-        _store_workspace(store, name, title, work.setup)
-    finally:
-        store.close()
+    _make_projects(work)
     _connect(work)
     for kind in label_config.NAMES:
         _webhooks(work, kind)
@@ -123,6 +115,18 @@ def _check_name(name: str, title: str) -> None:
         raise RejectedError(f"`{name}` is no workspace name; needed are 1 to 24 of a-z, 0-9 and -")
     if not 1 <= len(title) <= _LONGEST_TITLE:
         raise RejectedError(f"the title has {len(title)} characters; needed are 1 to {_LONGEST_TITLE}")
+
+
+def _make_projects(work: _Work) -> None:
+    store = Store(work.settings.store_url)
+    store.create_all()
+    try:
+        known = _known_projects(store, work.client, work.name)
+        for kind in label_config.NAMES:
+            work.setup.projects[kind] = _project(work, kind, known.get(kind))
+        _store_workspace(store, work)
+    finally:
+        store.close()
 
 
 def _known_projects(store: Store, client: LabelStudioClient, name: str) -> dict[label_config.Name, int]:
@@ -188,14 +192,15 @@ def _repair_config(work: _Work, kind: label_config.Name, project: int, xml: str)
     work.note(f"restored the {kind} project's interface: {'; '.join(faults) or 'as asked'}")
 
 
-def _store_workspace(store: Store, name: str, title: str, setup: Setup) -> None:
+def _store_workspace(store: Store, work: _Work) -> None:
     with store.session() as session:
-        row = session.get(WorkspaceRow, name)
+        row = session.get(WorkspaceRow, work.name)
         if row is None:
-            row = WorkspaceRow(id=name, title=title or name)
+            row = WorkspaceRow(id=work.name, title=work.title)
             session.add(row)
-        row.title = title or row.title
-        for kind, project in setup.projects.items():
+        elif work.title != work.name:
+            row.title = work.title
+        for kind, project in work.setup.projects.items():
             setattr(row, f"{kind}_project", project)
 
 

@@ -360,7 +360,7 @@ def test_nothing_is_missed_while_label_studio_was_away(world: World) -> None:
 
 
 def test_change_that_was_committed_late_is_still_seen(world: World) -> None:
-    """Label Studio sets the time when it begins to write; until it commits, a look does not find the change."""
+    """Label Studio sets the time when it begins to write; until it commits, no look finds the change."""
     key = world.fake.annotate(world.ranking_task(), ranking_result("x2", "x1"))
     uncommitted = world.fake.annotation_rows.pop(key)
     for _ in range(30):

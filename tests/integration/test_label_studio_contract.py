@@ -226,7 +226,7 @@ def test_ml_backend_that_is_down_is_refused(client: LabelStudioClient, project: 
 @pytest.mark.integration
 @pytest.mark.parametrize("host", ["10.0.0.1", "169.254.169.254", "192.168.0.1"])
 def test_our_server_sends_webhooks_to_loopback_only(label_studio: LabelStudioServer, host: str) -> None:
-    client = LabelStudioClient(label_studio.url, label_studio.token)
-    made = client.create_project(title=next(_titles))
-    with pytest.raises(UnauthorisedError, match="reserved network"):
-        client.create_webhook(made["id"], f"http://{host}/hooks", {}, ["TASKS_CREATED"])
+    with LabelStudioClient(label_studio.url, label_studio.token) as client:
+        made = client.create_project(title=next(_titles))
+        with pytest.raises(UnauthorisedError, match="reserved network"):
+            client.create_webhook(made["id"], f"http://{host}/hooks", {}, ["TASKS_CREATED"])

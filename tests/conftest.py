@@ -1,4 +1,4 @@
-"""One real Label Studio for all integration tests."""
+"""One real Label Studio for all tests that need one (markers `integration` and `e2e`)."""
 
 from __future__ import annotations
 
