@@ -1,7 +1,7 @@
 """Between Label Studio's JSON and our records. Pure: no request, no database.
 
-`backend.reconcile` parses what people wrote with it, the workflow builds task data with it. Nothing from Label
-Studio is trusted to have a shape: what cannot be read becomes `Malformed` with a reason.
+`backend.reconcile` parses what people wrote with it, the workflow builds task data with it. Nothing that
+comes from Label Studio is trusted to have a shape: what cannot be read becomes `Malformed` with a reason.
 """
 
 from __future__ import annotations

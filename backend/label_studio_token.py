@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 import httpx
 
@@ -11,30 +10,34 @@ from backend.errors import UnauthorisedError
 
 
 class Token(httpx.Auth):
-    """A legacy token as it is; a personal access token exchanged for a short-lived one by the SDK."""
+    """A legacy token as it is; a personal access token exchanged for a short-lived one, again when that ends."""
+
+    requires_response_body = True
 
     def __init__(self, url: str, api_key: str) -> None:
         if not api_key.isascii() or not api_key.isprintable():
             raise UnauthorisedError("`LABEL_STUDIO_API_KEY` has characters that no token has; copy it again")
         self._url = url
         self._api_key = api_key
-        self._exchange: Any = None
+        self._access = ""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = self._header()
-        yield request
-
-    def _header(self) -> str:
-        if self._api_key.count(".") != 2:
-            return f"Token {self._api_key}"
-        from label_studio_sdk.core.api_error import ApiError  # the SDK takes 1.7 s and 100 MB to import
-        from label_studio_sdk.tokens.client_ext import TokensClientExt
-
-        try:
-            self._exchange = self._exchange or TokensClientExt(base_url=self._url, api_key=self._api_key)
-            return f"Bearer {self._exchange.api_key}"
-        except ApiError as error:
+        if self._api_key.count(".") != 2:  # a personal access token is a JWT
+            request.headers["Authorization"] = f"Token {self._api_key}"
+            yield request
+            return
+        if self._access:
+            request.headers["Authorization"] = f"Bearer {self._access}"
+            if (yield request).status_code != 401:
+                return
+        exchanged = yield httpx.Request(
+            "POST", f"{self._url}/api/token/refresh", json={"refresh": self._api_key}
+        )
+        if exchanged.status_code != 200:
             raise UnauthorisedError(
-                f"Label Studio at {self._url} refuses the personal access token in `LABEL_STUDIO_API_KEY`;"
-                " make a new one"
-            ) from error
+                f"Label Studio at {self._url} refuses the personal access token in `LABEL_STUDIO_API_KEY`"
+                f" (status {exchanged.status_code}); make a new one"
+            )
+        self._access = str(exchanged.json()["access"])
+        request.headers["Authorization"] = f"Bearer {self._access}"
+        yield request

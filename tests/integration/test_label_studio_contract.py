@@ -230,3 +230,19 @@ def test_our_server_sends_webhooks_to_loopback_only(label_studio: LabelStudioSer
         made = client.create_project(title=next(_titles))
         with pytest.raises(UnauthorisedError, match="reserved network"):
             client.create_webhook(made["id"], f"http://{host}/hooks", {}, ["TASKS_CREATED"])
+
+
+@pytest.mark.integration
+def test_personal_access_token_is_exchanged(label_studio: LabelStudioServer) -> None:
+    with LabelStudioClient(label_studio.url, label_studio.token) as client:
+        both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
+        client.request("POST", "/api/jwt/settings", json=both)
+        token = client.request("POST", "/api/token/").json()["token"]
+        me = client.whoami()["id"]
+    with LabelStudioClient(label_studio.url, token) as personal:
+        assert personal.whoami()["id"] == me
+        personal._http.auth._access = "a.b.c"  # as if it had expired
+        assert personal.whoami()["id"] == me
+    stranger = LabelStudioClient(label_studio.url, token[:-3] + "xyz")
+    with stranger, pytest.raises(UnauthorisedError, match="personal access token"):
+        stranger.whoami()

@@ -1,0 +1,132 @@
+"""A real Label Studio talks to the real web application: connect, predict, versions, Start Training, hints."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend import wsgi
+from backend.label_studio import LabelStudioClient
+from backend.tables import ModelRow, ResponseRow
+from scripts.label_studio_server import LabelStudioServer, free_port
+from scripts.setup_project import set_up_workspace
+from tests.backend.web import SeededService, settings
+from tests.fake_label_studio import ranking_result
+
+pytestmark = pytest.mark.integration
+
+IDS = ("a00000001", "a00000002", "a00000003")
+BEST_FIRST = ("a00000002", "a00000003", "a00000001")
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A workspace whose ranking project is connected to our application."""
+
+    service: SeededService
+    client: LabelStudioClient
+    project: int
+    ml_backend: dict[str, Any]
+
+    def wait_for(self, call: tuple[object, ...]) -> bool:
+        deadline = threading.Event()
+        return any(call in self.service.calls or deadline.wait(0.1) for _ in range(100))
+
+
+@pytest.fixture(scope="module")
+def connected(
+    label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Connected]:
+    directory: Path = tmp_path_factory.mktemp("protocol")
+    port = free_port()
+    service = SeededService(
+        settings(
+            directory,
+            port=port,
+            backend_url=f"http://127.0.0.1:{port}",
+            label_studio_url=label_studio.url,
+            label_studio_api_key=label_studio.token,
+        )
+    )
+    server = wsgi.server(service, threads=4)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    with LabelStudioClient.of(service.settings) as client:
+        setup = set_up_workspace(service.settings, "protocol", client=client)
+        assert setup.connected, setup.notes
+        with service.store.session() as session:
+            for place, (answer, score) in enumerate(zip(IDS, (-1.0, 2.0, 0.5), strict=True)):
+                session.add(
+                    ResponseRow(
+                        id=answer,
+                        workspace="protocol",
+                        prompt_id="p1",
+                        text="…",
+                        policy="base",
+                        position=place,
+                        score=score,
+                        reward_model="reward-protocol-1",
+                    )
+                )
+            session.add(
+                ModelRow(id="reward-protocol-1", workspace="protocol", kind="reward", run_id="r", path="x")
+            )
+        project = setup.projects["ranking"]
+        (ml_backend,) = client.ml_backends(project)
+        yield Connected(service, client, project, ml_backend)
+    server.close()
+    thread.join(10)
+
+
+def test_label_studio_calls_us_connected_and_shows_our_version(connected: Connected) -> None:
+    assert connected.ml_backend["state"] == "CO"
+    assert connected.ml_backend["error_message"] is None
+    (again,) = connected.client.ml_backends(connected.project)  # runs health and setup again
+    assert again["state"] == "CO"
+    assert again["model_version"] == "reward-protocol-1"
+
+
+def test_versions_are_listed(connected: Connected) -> None:
+    found = connected.client.request("GET", f"/api/ml/{connected.ml_backend['id']}/versions").json()
+    assert found["versions"] == ["reward-protocol-1"]
+
+
+def test_label_all_tasks_stores_our_order(connected: Connected) -> None:
+    client, project = connected.client, connected.project
+    answers = [{"id": answer, "body": answer} for answer in IDS]
+    client.import_tasks(project, [{"prompt": "?", "answers": answers, "source_key": "protocol-1"}])
+    (task,) = client.tasks(project)
+    action = {"selectedItems": {"all": False, "included": [task["id"]]}, "ordering": []}
+    path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
+    client.request("POST", path, json=action)
+    (prediction,) = client.request("GET", "/api/predictions", params={"task": task["id"]}).json()
+    assert prediction["model_version"] == "reward-protocol-1"
+    assert 0 < prediction["score"] <= 1
+    assert prediction["result"][0]["value"] == {"ranker": {"ranking": list(BEST_FIRST)}}
+
+
+def test_start_training_reaches_the_service(connected: Connected) -> None:
+    path = f"/api/ml/{connected.ml_backend['id']}/train"
+    response = connected.client.request("POST", path, json={"use_ground_truth": False})
+    assert response.status_code == 200
+    assert connected.service.calls.count(("start_training", connected.project)) == 1
+
+
+def test_an_annotation_arrives_as_a_hint(connected: Connected) -> None:
+    client = connected.client
+    answers = [{"id": f"b{i}", "body": "…"} for i in range(2)]
+    client.import_tasks(connected.project, [{"prompt": "!", "answers": answers, "source_key": "protocol-2"}])
+    newest = max(client.tasks(connected.project), key=lambda task: task["id"])
+    body = {"result": ranking_result(["b1", "b0"]), "lead_time": 5}
+    client.request("POST", f"/api/tasks/{newest['id']}/annotations/", json=body)
+    assert connected.wait_for(("hint", connected.project, "ANNOTATION_CREATED"))
+
+
+def test_no_webhook_without_a_secret_is_left(connected: Connected) -> None:
+    hooks = connected.client.webhooks(connected.project)
+    assert [hook["headers"].get("X-Webhook-Secret") for hook in hooks] == ["a-secret-for-hooks"]
