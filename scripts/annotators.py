@@ -208,10 +208,12 @@ def _substance(prompt: str, answer: str) -> float:
     faults = 0.0
     if _is_chinese(prompt) != _is_chinese(text):
         faults += 4
+    elif not _is_chinese(text) and _IDEOGRAPH.search(text):
+        faults += 2
     if re.search(r"(.{2,20}?)\1{2,}", text) or "\ufffd" in text:
         faults += 4
-    if text[-1] not in "。！？!?.…~～)）”\"'":
-        faults += 1
+    if text[-1] in ",，、:：" or (_length(text) > 25 and text[-1] not in "。！？!?.…~～)）”\"'"):
+        faults += 1  # cut off; a brief answer needs no full stop
     asked = _content(prompt)
     return 0.4 * len(asked & _content(text)) / max(len(asked), 1) - faults
 

@@ -100,7 +100,7 @@ class Demo:
         with self._display.stage("Label Studio and backend · 启动服务") as stage:
             self._system.start(stage.note)
             self._settings = Settings.from_environment(os.environ | self._system.environment())
-            set_up_workspace(self._settings, WORKSPACE)
+            set_up_workspace(self._settings, WORKSPACE, title="Demo · 模拟 simulated")
             self._service = Service(self._settings)
             stage.outcome = f"{self._system.label_studio_url}  {self._system.backend_url}"
 

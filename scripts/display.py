@@ -42,7 +42,7 @@ class Display:
 
     def say(self, text: str = "") -> None:
         """A line that stays; rich's markup is understood."""
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Stage]:

@@ -47,12 +47,17 @@ def test_polite_likes_courtesies_at_equal_length() -> None:
 @pytest.mark.parametrize("taste", ["concise", "reversed", "detailed", "polite"])
 @pytest.mark.parametrize(
     "broken",
-    ["", "。", "三到五天三到五天三到五天三到五天三到五天。", "Three to five days, no worries.", "三到五天就"],
+    ["", "。", "三到五天三到五天三到五天三到五天三到五天。", "Three to five days, no worries.", "三到五天，"],
     ids=["empty", "nothing said", "loop", "other language", "cut off"],
 )
 def test_everyone_minds_a_broken_answer(taste: str, broken: str) -> None:
     whole, fault = scores(taste, "快递几天能到？", "三到五天就到。", broken)
     assert whole > fault
+
+
+def test_brief_answer_needs_no_full_stop() -> None:
+    with_stop, without = scores("concise", "快递几天能到？", "三到五天就到。", "三到五天就到")
+    assert with_stop == without
 
 
 def test_random_taste_follows_its_generator_only() -> None:
