@@ -13,7 +13,7 @@ from typing import Any
 from backend import store
 from backend.service import Service
 from backend.status import WorkspaceStatus
-from backend.tables import MetricRow, SampleRow
+from backend.tables import MetricRow, SampleRow, WorkspaceRow
 
 REWARD_METRICS = ("reward/loss", "reward/heldout_loss", "reward/accuracy", "reward/heldout_accuracy")
 PPO_METRICS = (
@@ -43,7 +43,7 @@ def live_view(service: Service, workspace: str | None) -> dict[str, Any]:
         return {"workspaces": [], "status": None}
     status = service.status(workspace or workspaces[-1])
     with service.store.reading() as session:
-        titles = [{"id": row.id, "title": row.title} for row in store.workspaces(session)]
+        rows = {row.id: row for row in store.workspaces(session)}
         reward_run, ppo_run = (_run_of(status, key) for key in ("reward", "ppo"))
         curves = {
             **_curves(store.metrics(session, reward_run) if reward_run else (), REWARD_METRICS),
@@ -52,12 +52,12 @@ def live_view(service: Service, workspace: str | None) -> dict[str, Any]:
         samples = _samples(store.samples(session, ppo_run) if ppo_run else ())
     view = status.to_json()
     return {
-        "workspaces": titles,
+        "workspaces": [{"id": row.id, "title": row.title} for row in rows.values()],
         "status": {**view, "runs": view["runs"][-MOST_RUNS:]},
         "curves": curves,
         "samples": samples,
         "gate_accuracy": service.settings_of(status.workspace).get("gate_accuracy"),
-        "links": _links(service.settings.label_studio_url, status),
+        "links": _links(service.settings.label_studio_url, rows[status.workspace]),
     }
 
 
@@ -65,14 +65,11 @@ def _run_of(status: WorkspaceStatus, key: str) -> str | None:
     return next((step.run_id for step in status.steps if step.key == key), None)
 
 
-def _links(label_studio: str, status: WorkspaceStatus) -> dict[str, str]:
+def _links(label_studio: str, row: WorkspaceRow) -> dict[str, str]:
+    """The pages of the workspace's projects in Label Studio."""
+    projects = {name: getattr(row, f"{name}_project") for name in ("prompts", "ranking", "review", "report")}
     root = label_studio.rstrip("/")
-    projects = {
-        "prompts": status.prompts_project,
-        "ranking": status.ranking_project,
-        "review": status.review_project,
-    }
-    return {name: f"{root}/projects/{project}/data" for name, project in projects.items()}
+    return {name: f"{root}/projects/{project}/data" for name, project in projects.items() if project}
 
 
 def _curves(rows: Sequence[MetricRow], names: Sequence[str]) -> dict[str, Points]:

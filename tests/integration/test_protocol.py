@@ -1,4 +1,4 @@
-"""A real Label Studio talks to the real web application: connect, predict, versions, Start Training, hints."""
+"""A real Label Studio talks to the real web application: connect, predict, versions, train, hints."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ def test_versions_are_listed(connected: Connected) -> None:
 def test_label_all_tasks_stores_our_order(connected: Connected) -> None:
     client, project = connected.client, connected.project
     answers = [{"id": answer, "body": answer} for answer in IDS]
-    client.import_tasks(project, [{"prompt": "?", "answers": answers, "source_key": "protocol-1"}])
-    (task,) = client.tasks(project)
-    action = {"selectedItems": {"all": False, "included": [task["id"]]}, "ordering": []}
+    data = {"prompt": "?", "answers": answers, "source_key": "protocol-1"}
+    (task,) = client.import_tasks(project, [data])
+    action = {"selectedItems": {"all": False, "included": [task]}, "ordering": []}
     path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
     client.request("POST", path, json=action)
-    (prediction,) = client.request("GET", "/api/predictions", params={"task": task["id"]}).json()
+    (prediction,) = client.request("GET", "/api/predictions", params={"task": task}).json()
     assert prediction["model_version"] == "reward-protocol-1"
     assert 0 < prediction["score"] <= 1
     assert prediction["result"][0]["value"] == {"ranker": {"ranking": list(BEST_FIRST)}}
@@ -120,10 +120,9 @@ def test_start_training_reaches_the_service(connected: Connected) -> None:
 def test_an_annotation_arrives_as_a_hint(connected: Connected) -> None:
     client = connected.client
     answers = [{"id": f"b{i}", "body": "…"} for i in range(2)]
-    client.import_tasks(connected.project, [{"prompt": "!", "answers": answers, "source_key": "protocol-2"}])
-    newest = max(client.tasks(connected.project), key=lambda task: task["id"])
-    body = {"result": ranking_result(["b1", "b0"]), "lead_time": 5}
-    client.request("POST", f"/api/tasks/{newest['id']}/annotations/", json=body)
+    data = {"prompt": "!", "answers": answers, "source_key": "protocol-2"}
+    (task,) = client.import_tasks(connected.project, [data])
+    client.create_annotation(task, ranking_result("b1", "b0"), lead_time=5)
     assert connected.wait_for(("hint", connected.project, "ANNOTATION_CREATED"))
 
 

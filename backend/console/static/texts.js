@@ -48,6 +48,7 @@ const TEXTS = {
   link_prompts: ["题目项目", "Prompts"],
   link_ranking: ["排序项目", "Ranking"],
   link_review: ["盲评项目", "Review"],
+  link_report: ["报告", "Reports"],
   links_title: ["在 Label Studio 中打开", "Open in Label Studio"],
   language: ["English", "中文"],
   theme: ["切换浅色或深色", "Switch between light and dark"],
