@@ -79,6 +79,8 @@ def _check_body(service: Service) -> None:
         tasks = body.get("tasks")
         if not (isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks)):
             abort(400, "needed is `tasks`, a list of tasks")
+        if not isinstance(body.get("params", {}), dict):
+            abort(400, "`params` is no object")
     if request.path == "/webhook" and not (isinstance(body.get("action"), str) and isinstance(project, dict)):
         abort(400, "needed are `action`, a name, and `project`, an object")
 

@@ -40,6 +40,8 @@ class Settings:
 
     label_studio_url: str = "http://127.0.0.1:8080"
     """Label Studio as the backend reaches it."""
+    label_studio_public_url: str = ""
+    """Label Studio as people's browsers reach it, for the console's links; empty is `LABEL_STUDIO_URL`."""
     label_studio_api_key: str = field(default="", repr=False)
     """Token of the Label Studio user that the backend acts as (its Access Token page). Required."""
     label_studio_timeout_s: float = 60.0
@@ -164,7 +166,9 @@ class Settings:
 
     def _url_faults(self) -> list[str]:
         faults = []
-        for name in ("label_studio_url", "backend_url"):
+        for name in ("label_studio_url", "label_studio_public_url", "backend_url"):
+            if name == "label_studio_public_url" and not self.label_studio_public_url:
+                continue
             url = urlsplit(getattr(self, name))
             if url.scheme not in ("http", "https") or not url.hostname:
                 faults.append(

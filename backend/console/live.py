@@ -12,6 +12,7 @@ from typing import Any
 
 from backend import store
 from backend.service import Service
+from backend.settings import Settings
 from backend.status import WorkspaceStatus
 from backend.tables import MetricRow, SampleRow, WorkspaceRow
 
@@ -57,7 +58,7 @@ def live_view(service: Service, workspace: str | None) -> dict[str, Any]:
         "curves": curves,
         "samples": samples,
         "gate_accuracy": service.settings_of(status.workspace).get("gate_accuracy"),
-        "links": _links(service.settings.label_studio_url, rows[status.workspace]),
+        "links": _links(service.settings, rows[status.workspace]),
     }
 
 
@@ -65,10 +66,10 @@ def _run_of(status: WorkspaceStatus, key: str) -> str | None:
     return next((step.run_id for step in status.steps if step.key == key), None)
 
 
-def _links(label_studio: str, row: WorkspaceRow) -> dict[str, str]:
+def _links(settings: Settings, row: WorkspaceRow) -> dict[str, str]:
     """The pages of the workspace's projects in Label Studio."""
     projects = {name: getattr(row, f"{name}_project") for name in ("prompts", "ranking", "review", "report")}
-    root = label_studio.rstrip("/")
+    root = (settings.label_studio_public_url or settings.label_studio_url).rstrip("/")
     return {name: f"{root}/projects/{project}/data" for name, project in projects.items() if project}
 
 

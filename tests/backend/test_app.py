@@ -152,6 +152,13 @@ def test_tasks_that_are_none_are_refused(client: FlaskClient, some: Any) -> None
     assert predict(client, some).status_code == 400
 
 
+@pytest.mark.parametrize("params", [None, 7, [], "x"])
+def test_parameters_that_are_none_are_refused(client: FlaskClient, params: Any) -> None:
+    assert (
+        client.post("/predict", json={"project": PROJECT, "tasks": [], "params": params}).status_code == 400
+    )
+
+
 def test_a_webhook_without_an_action_is_refused(client: FlaskClient) -> None:
     for body in (
         {"project": {"id": 12}},

@@ -15,7 +15,7 @@ from backend.app import create_app
 from backend.console.live import MOST_POINTS, live_view
 from backend.tables import MetricRow, RunRow, WorkspaceRow
 from tests.backend.console_seed import STAGES, Stage
-from tests.backend.web import AUTHORISED, SeededService, csrf_of, seeded
+from tests.backend.web import AUTHORISED, SeededService, csrf_of, seeded, settings
 
 STATIC = Path(console_package.__file__).parent / "static"
 
@@ -91,6 +91,12 @@ def test_links_lead_to_the_three_projects(tmp_path: Path) -> None:
         "ranking": "http://127.0.0.1:8080/projects/12/data",
         "review": "http://127.0.0.1:8080/projects/13/data",
     }
+
+
+def test_links_use_the_address_that_browsers_reach(tmp_path: Path) -> None:
+    seeded(tmp_path, "new").store.close()
+    service = SeededService(settings(tmp_path, label_studio_public_url="https://labels.example/"))
+    assert live_view(service, "team")["links"]["review"] == "https://labels.example/projects/13/data"
 
 
 def test_an_unchanged_status_is_not_sent_again(tmp_path: Path) -> None:

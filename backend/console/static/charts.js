@@ -85,7 +85,7 @@ function follow(image, tip, { present, x, y, width, format, xLabel }) {
     rule.setAttribute("visibility", "visible");
     tip.hidden = false;
     tip.replaceChildren(h("b", {}, `${xLabel} ${step}`), ...present.flatMap(({ label, tone, points }) => {
-      const found = points.find(([one]) => one === step);
+      const found = points.findLast(([one]) => one <= step);
       return found ? [h("span", { class: `tone-${tone}` }, h("i"), `${label} ${format(found[1])}`)] : [];
     }));
     tip.style.left = `${Math.min(Math.max(x(step), 60), width - 60)}px`;

@@ -27,7 +27,7 @@ export function hero(status, links, act) {
         annotators: count(status.counts.annotators),
         model: modelName(status.serving_policy),
       }))),
-    h("div", { class: "actions" }, turn(step, status.counts, links), buttons(status, act)),
+    h("div", { class: "actions" }, turn(step, status, links), buttons(status, act)),
   ];
 }
 
@@ -40,13 +40,14 @@ function currentStep(steps) {
 export const modelName = (id) => (id === "base" ? t("base") : id);
 
 /** Where the team works when it is their turn. */
-function turn({ key, state }, { prompts }, links) {
+function turn({ key, state }, { counts, round }, links) {
   const [address, text] = {
     candidates: [links.prompts, t("action_import_prompts")],
     rankings: [links.ranking, t("action_rank")],
+    reward: [links.ranking, t("action_rank")],
     review: [links.review, t("action_review")],
   }[key] ?? [];
-  const theirs = state === "people" || (key === "candidates" && prompts === 0);
+  const theirs = state === "people" || (key === "candidates" && counts.prompts === 0) || (key === "reward" && round?.state === "gated");
   return theirs && address ? outside(address, text, "primary") : null;
 }
 
