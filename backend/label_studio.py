@@ -29,7 +29,7 @@ from backend.label_studio_token import Token
 from backend.settings import Settings
 
 TESTED_VERSION = "1.23"
-PAGE_SIZE = 500
+PAGE_SIZE = 1000
 IMPORT_BATCH = 1000
 
 _ATTEMPTS = 3

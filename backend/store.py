@@ -148,9 +148,12 @@ def pending_hints(session: Session) -> dict[int, int]:
 
 
 def handle_hints(session: Session, project: int, newest: int) -> None:
+    """Mark what was looked into, and forget what was handled more than a day ago."""
     session.execute(
         update(HintRow).where(HintRow.project == project, HintRow.id <= newest).values(handled=True)
     )
+    yesterday = time.time() - 86400
+    session.execute(delete(HintRow).where(HintRow.handled.is_(True), HintRow.received < yesterday))
 
 
 # --- prompts and responses ---

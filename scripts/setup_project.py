@@ -155,8 +155,11 @@ def _project(work: _Work, kind: label_config.Name, known: int | None) -> int:
     description = f"{_DESCRIPTIONS[kind]} {mark}"
     if known is None:
         shown = f"{work.title} · {_TITLES[kind]}"
-        xml = label_config.read(kind)
-        made = work.client.create_project(title=shown, description=description, label_config=xml, **wanted)
+        wanted |= {"title": shown, "description": description, "label_config": label_config.read(kind)}
+        if kind == "ranking":
+            # lowest prediction score first, once scores of the project's `model_version` are there
+            wanted["sampling"] = "Uncertainty sampling"
+        made = work.client.create_project(**wanted)
         work.note(f"made the project `{shown}`")
         return int(made["id"])
     project = work.client.project(known)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from backend import store as queries
 from backend.errors import FenceError, NotFoundInStoreError, SettingsError
 from backend.store import Store
-from backend.tables import RankingRow, RunRow, SampleRow, WorkspaceRow
+from backend.tables import HintRow, RankingRow, RunRow, SampleRow, WorkspaceRow
 
 
 @pytest.fixture
@@ -123,6 +123,16 @@ def test_hint_that_arrives_meanwhile_stays_pending(store: Store) -> None:
         assert list(queries.pending_hints(session)) == [5]
         queries.handle_hints(session, 5, queries.pending_hints(session)[5])
         assert queries.pending_hints(session) == {}
+
+
+def test_handled_hints_are_forgotten_after_a_day_and_pending_ones_never(store: Store) -> None:
+    old = time.time() - 90_000
+    with store.session() as session:
+        session.add_all([HintRow(project=p, action="a", received=old) for p in (5, 6)])
+        session.add(HintRow(project=5, action="a"))
+        session.flush()
+        queries.handle_hints(session, 5, queries.pending_hints(session)[5])
+        assert [(h.project, h.handled) for h in session.query(HintRow)] == [(6, False), (5, True)]
 
 
 def test_second_run_on_the_same_data_is_impossible(store: Store) -> None:

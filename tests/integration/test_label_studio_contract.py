@@ -233,6 +233,28 @@ def test_our_server_sends_webhooks_to_loopback_only(label_studio: LabelStudioSer
 
 
 @pytest.mark.integration
+def test_lowest_score_of_the_projects_model_version_is_served_first(label_studio: LabelStudioServer) -> None:
+    with LabelStudioClient(label_studio.url, label_studio.token) as client:
+        xml = label_config.read("ranking")
+        made = client.create_project(title=next(_titles), label_config=xml, sampling="Uncertainty sampling")
+        tasks = client.import_tasks(made["id"], [task_data(str(n)) for n in range(5)])
+        scores = dict(zip(tasks, (0.9, 0.5, 0.1, 0.7), strict=False))  # the last has none
+        client.create_predictions(
+            made["id"],
+            [
+                {"task": task, **ranking_prediction(["a1", "a2"], score=score, model_version="reward-t-1")}
+                for task, score in scores.items()
+            ],
+        )
+        client.update_project(made["id"], model_version="reward-t-1")
+        served = []
+        for _ in tasks:
+            served.append(client.request("GET", f"/api/projects/{made['id']}/next").json()["id"])
+            client.create_annotation(served[-1], ranking_result("a1", "a2"))
+    assert served == [tasks[n] for n in (2, 1, 3, 0, 4)]
+
+
+@pytest.mark.integration
 def test_personal_access_token_is_exchanged(label_studio: LabelStudioServer) -> None:
     with LabelStudioClient(label_studio.url, label_studio.token) as client:
         both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
