@@ -10,6 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from backend import store
 from backend.service import Service
 from backend.settings import Settings
@@ -47,8 +50,8 @@ def live_view(service: Service, workspace: str | None) -> dict[str, Any]:
         rows = {row.id: row for row in store.workspaces(session)}
         reward_run, ppo_run = (_run_of(status, key) for key in ("reward", "ppo"))
         curves = {
-            **_curves(store.metrics(session, reward_run) if reward_run else (), REWARD_METRICS),
-            **_curves(store.metrics(session, ppo_run) if ppo_run else (), PPO_METRICS),
+            **_curves(session, reward_run, REWARD_METRICS),
+            **_curves(session, ppo_run, PPO_METRICS),
         }
         samples = _samples(store.samples(session, ppo_run) if ppo_run else ())
     view = status.to_json()
@@ -73,11 +76,14 @@ def _links(settings: Settings, row: WorkspaceRow) -> dict[str, str]:
     return {name: f"{root}/projects/{project}/data" for name, project in projects.items() if project}
 
 
-def _curves(rows: Sequence[MetricRow], names: Sequence[str]) -> dict[str, Points]:
+def _curves(session: Session, run_id: str | None, names: Sequence[str]) -> dict[str, Points]:
+    query = select(MetricRow.name, MetricRow.step, MetricRow.value).order_by(MetricRow.step)
     curves: dict[str, Points] = defaultdict(list)
-    for row in rows:
-        if row.name in names and math.isfinite(row.value):
-            curves[row.name].append((row.step, row.value))
+    for name, step, value in session.execute(
+        query.where(MetricRow.run_id == run_id, MetricRow.name.in_(names))
+    ):
+        if math.isfinite(value):
+            curves[name].append((step, value))
     return {name: _thinned(points) for name, points in curves.items()}
 
 
