@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     options = parser.parse_args()
     run_dir = RunDir(options.run_dir)
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(75)), daemon=True).start()
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(75)), daemon=True).start()
     with run_dir.lock():
         if run_dir.result_path.is_file():
             return

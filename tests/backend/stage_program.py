@@ -1,4 +1,4 @@
-"""A trainer that keeps the run directory's contract and learns nothing; `input/script.json` says what happens.
+"""A trainer that keeps the run directory's contract and learns nothing; `input/script.json` is its script.
 
     {"steps": 5, "pause_s": 0.1, "fail": ["kill", "bug", "user"], "ignore_term": false, "model": true}
 
@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -33,7 +32,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(75)), daemon=True).start()
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(75)), daemon=True).start()
     with run_dir.lock():
         if run_dir.result_path.is_file():
             return

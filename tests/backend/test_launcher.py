@@ -144,6 +144,16 @@ def test_error_that_a_user_must_mend_is_told_and_not_retried(
     assert (tmp_path / "runs" / run_id / "starts").read_text() == "1"
 
 
+def test_real_trainer_tells_what_a_user_must_mend(tmp_path: Path, opened: Store) -> None:
+    run_id = queue(tmp_path, opened)
+    (tmp_path / "runs" / run_id / "config.json").write_text('{"base_model": ""}')
+    launcher = Launcher(opened, tmp_path / "runs", poll_s=0.05)
+    end = launcher.run_stage(run_id, nothing)
+    assert end.state == "failed" and "`base_model`" in end.error
+    assert "attempt 2" not in (tmp_path / "runs" / run_id / "trainer.log").read_text()
+    assert "Fatal" not in (tmp_path / "runs" / run_id / "trainer.log").read_text()
+
+
 def test_failing_take_over_fails_the_run_and_rolls_back(
     tmp_path: Path, opened: Store, launcher: Launcher
 ) -> None:

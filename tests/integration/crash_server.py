@@ -21,13 +21,13 @@ PROGRAM = (sys.executable, str(Path(__file__).resolve().parents[1] / "backend" /
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = Settings.from_environment()
     launcher = Launcher(Store(settings.store_url), settings.runs_dir, program=PROGRAM, poll_s=0.05)
     service = Service(settings, launcher=launcher)
     web = server(service)
     service.start()
     threading.Thread(target=web.run, daemon=True).start()
-    print("started", flush=True)
     threading.Event().wait()
 
 
