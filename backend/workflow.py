@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from backend import store as queries
@@ -245,7 +246,18 @@ class Workflows:
     # --- how steps run ---
 
     def _step(self, name: str, step: Callable[..., _Result], *arguments: Any) -> _Result:
-        return DBOS.run_step({"name": name}, step, *arguments)
+        def attempt() -> _Result:
+            while True:
+                try:
+                    return step(*arguments)
+                except (
+                    OperationalError
+                ) as error:  # locked, or its disk is full: as soon as that ends we go on
+                    log.warning("%s: the database cannot be used (%s); trying again", name, error.orig)
+                    if self._stopping.wait(_FIRST_PAUSE_S):
+                        raise Interrupted("the server stops") from error
+
+        return DBOS.run_step({"name": name}, attempt)
 
     def _guarded(self, round_id: str | None, body: Callable[[], None]) -> None:
         """Run a workflow's body; a failure becomes the round's reason instead of a workflow's silent end."""

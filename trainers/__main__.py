@@ -100,7 +100,7 @@ def _keep_config(config: StageConfig, run_dir: RunDir) -> None:
 
 def _exit_with_parent() -> None:
     """End when the pipe on stdin closes: the process that holds it is gone, its successor starts us again."""
-    while os.read(sys.stdin.fileno(), 4096):  # `sys.stdin.read` holds a lock that our own end would abort over
+    while os.read(sys.stdin.fileno(), 4096):  # `sys.stdin.read` holds a lock: ending would abort
         pass
     os._exit(stopping.EXIT_STOPPED)
 

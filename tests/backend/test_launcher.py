@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -275,6 +276,22 @@ def start_owner(tmp_path: Path, run_id: str, lease_s: float) -> subprocess.Popen
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
+def freeze(process: subprocess.Popen[str], database: Path) -> None:
+    """Stop it where it does not hold the database's write lock, which would stop everyone."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        connection = sqlite3.connect(database, timeout=0.5)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+        else:
+            return
+        finally:
+            connection.close()
+
+
 def test_killed_server_takes_its_child_along_and_the_next_goes_on(tmp_path: Path, opened: Store) -> None:
     run_id = queue(tmp_path, opened, steps=40, pause_s=0.05)
     server = start_owner(tmp_path, run_id, lease_s=60)
@@ -294,7 +311,7 @@ def test_server_frozen_past_its_lease_is_refused_when_it_wakes(tmp_path: Path, o
     run_id = queue(tmp_path, opened, steps=20, pause_s=0.1)
     frozen = start_owner(tmp_path, run_id, lease_s=1.0)
     wait_for(lambda: run_row(opened, run_id).progress_total > 0)
-    frozen.send_signal(signal.SIGSTOP)
+    freeze(frozen, tmp_path / "store.sqlite3")
     taken: list[str] = []
     end = make_launcher(tmp_path, opened).run_stage(run_id, lambda s, run, r: taken.append(run.id))
     assert (end.state, taken) == ("succeeded", [run_id])
