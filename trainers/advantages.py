@@ -98,6 +98,16 @@ def adapt_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: int, res
     return kl_coef * (1.0 + error * responses / horizon)
 
 
+def adapt_step_scale(scale: float, approx_kl: float, *, kl_stop: float) -> float:
+    """The next factor of the step size: smaller where an update changed the policy much, larger where little.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, section 4, whose adaptive penalty is put on the step here.
+    """
+    if approx_kl > kl_stop / 5:
+        return max(scale / 1.5, 0.1)
+    return min(scale * 1.2, 1.0) if approx_kl < kl_stop / 20 else scale
+
+
 @dataclass(frozen=True)
 class ScoreMoments:
     """Count, mean and sum of squared deviations of all scores so far (Welford, in parts)."""

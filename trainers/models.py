@@ -34,7 +34,7 @@ from trainers.model_files import check_memory, load_config, local_directory, par
 from trainers.records import Prompt
 
 SMALL_MODEL_PARAMETERS = 50_000_000
-"""Below this, full fine-tuning reaches a higher score than LoRA and fits anywhere."""
+"""Below this a model is tiny: full fine-tuning fits anywhere, and steps may be larger."""
 VALUE_HEAD_FILE = "value_head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -231,7 +231,7 @@ def load_trainable_policy(config: PPOConfig) -> TrainablePolicy:
     if has_start_adapter:
         cast(PeftModel, model).load_adapter(start, "reference", is_trainable=False)
     elif tuning == "lora":
-        model = _add_adapter(model, config.lora_rank)
+        model = _add_adapter(model, config.lora_rank, config.seed)
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model.requires_grad_(tuning == "full")
@@ -294,9 +294,14 @@ def save_policy(
 
 
 def resolve_tuning(config: PPOConfig | RewardConfig, parameter_count: int) -> Literal["full", "lora"]:
-    """What `auto` means for a model of this size."""
+    """What `auto` means: LoRA for PPO, which then drifts less at every size; for the reward model by size.
+
+    Source: docs/decisions/ppo-tuning.md.
+    """
     if config.tuning != "auto":
         return config.tuning
+    if isinstance(config, PPOConfig):
+        return "lora"
     return "full" if parameter_count < SMALL_MODEL_PARAMETERS else "lora"
 
 
@@ -378,14 +383,15 @@ def _load_adapter(model: nn.Module, path: Path) -> PeftModel:
         return cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
 
 
-def _add_adapter(model: nn.Module, rank: int) -> PeftModel:
+def _add_adapter(model: nn.Module, rank: int, seed: int) -> PeftModel:
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     if not (targets := [name for name in LORA_TARGETS if name in present]):
         raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
     settings = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
     )  # fmt: skip
-    with _without_deprecations():
+    with _without_deprecations(), torch.random.fork_rng():
+        torch.manual_seed(seed)  # half of an adapter starts at random
         return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from trainers import reward_source
 from trainers.advantages import (
     adapt_kl_coef,
+    adapt_step_scale,
     explained_variance,
     gae,
     masked_mean,
@@ -109,7 +110,10 @@ def train_ppo(
             collected = time.monotonic()
 
             # 3. Small clipped steps on them.
-            measured = learn(trainer, experience, state.update)
+            measured = learn(trainer, experience, state.update, state.step_scale)
+            state.step_scale = adapt_step_scale(
+                state.step_scale, measured["ppo/approx_kl"], kl_stop=config.epoch_kl_stop
+            )
 
             # 4. Hold the KL near its target, where there is one.
             kl = experience.measured["objective/kl"]
@@ -147,10 +151,8 @@ def train_ppo(
 def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -> Experience:
     """Sample a response to each prompt, score it, and compute advantages. Updates the score moments."""
     config = trainer.config
-    # 1. Responses; logprobs and values come from decoding. In bf16 the two forward passes differ: once more.
+    # 1. Responses, with the logprobs and values of decoding.
     rollout, texts = trainer.respond(prompts, generator_for(config.seed, state.update, "rollout"))
-    if trainer.policy.dtype != torch.float32 or rollout.values is None:
-        rollout = rollout.replace(*trainer.evaluated(trainer.policy, rollout, with_values=True))
     mask = rollout.response_mask
     values = rollout.values if rollout.values is not None else torch.zeros_like(rollout.logprobs)
     kl = kl_k1(rollout.logprobs, trainer.ref_logprobs(rollout))  # (B, R)
@@ -178,14 +180,14 @@ def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -
     return Experience(rollout, values, whiten(advantages, mask), returns, measured)
 
 
-def learn(trainer: Trainer, experience: Experience, update: int) -> dict[str, float]:
+def learn(trainer: Trainer, experience: Experience, update: int, step_scale: float = 1.0) -> dict[str, float]:
     """Several passes over the rollouts in mini-batches; ends early when the policy has moved enough.
 
     A mini-batch's loss is a mean over its tokens, so neither the size of the micro-batches nor the order of
     the rows in them changes the gradient.
     """
     config, rollout = trainer.config, experience.rollout
-    factor = min(1.0, update / WARM_UP_UPDATES) * (1.0 - (update - 1) / config.updates)
+    factor = step_scale * min(1.0, update / WARM_UP_UPDATES) * (1.0 - (update - 1) / config.updates)
     for group in trainer.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     shuffle = generator_for(config.seed, update, "minibatches")

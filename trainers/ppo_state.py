@@ -32,6 +32,8 @@ class TrainingState:
 
     kl_coef: float
     update: int = 0
+    step_scale: float = 1.0
+    """Factor of the step size that follows the measured change of the policy."""
     moments: ScoreMoments = field(default_factory=ScoreMoments)
     looks: list[Look] = field(default_factory=list)
     train_scores: list[float] = field(default_factory=list)
