@@ -10,15 +10,13 @@ Knows nothing of sampling, losses or run directories; what it loads goes to `tra
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -35,7 +33,6 @@ from trainers.records import Prompt
 
 SMALL_MODEL_PARAMETERS = 50_000_000
 """Below this a model is tiny: full fine-tuning fits anywhere, and steps may be larger."""
-VALUE_HEAD_FILE = "value_head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -51,7 +48,7 @@ class PolicyModel(nn.Module):
     @property
     def causal_model(self) -> PreTrainedModel:
         """The language model itself; adapters live inside its layers."""
-        return _unwrap(self.language_model)
+        return unwrap(self.language_model)
 
     @property
     def trunk(self) -> nn.Module:
@@ -86,63 +83,8 @@ class PolicyModel(nn.Module):
     def values(self, hidden: Tensor) -> Tensor:
         """Value estimates in fp32. (..., H) -> (...)"""
         if self.value_head is None:
-            raise ModelError("this policy has no value head; load it with `load_trainable_policy`")
+            raise ModelError("this policy has no value head; load it with `trainers.trainable_policy`")
         return cast(Tensor, self.value_head(hidden.float())).squeeze(-1)
-
-
-class TrainablePolicy(PolicyModel):
-    """The policy that PPO changes and the reference it started from; with adapters both share one base."""
-
-    def __init__(
-        self,
-        language_model: nn.Module,
-        value_head: nn.Linear,
-        tuning: Literal["full", "lora"],
-        has_start_adapter: bool,
-    ) -> None:
-        super().__init__(language_model, value_head)
-        self.tuning = tuning
-        self.has_start_adapter = has_start_adapter
-        self._frozen_copy: tuple[PolicyModel, ...] = ()  # a tuple hides it from `parameters()`
-        if tuning == "full":
-            self._frozen_copy = (PolicyModel(copy.deepcopy(language_model)).eval().requires_grad_(False),)
-
-    @contextlib.contextmanager
-    def as_reference(self) -> Iterator[PolicyModel]:
-        """The policy as it was when training started, without gradients."""
-        with torch.no_grad():
-            if self._frozen_copy:
-                yield self._frozen_copy[0]
-                return
-            adapters = cast(PeftModel, self.language_model)
-            trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            try:
-                if self.has_start_adapter:
-                    adapters.set_adapter("reference")
-                    yield self
-                else:
-                    with adapters.disable_adapter():
-                        yield self
-            finally:
-                adapters.set_adapter("default")
-                adapters.requires_grad_(False)
-                for parameter in trainable:
-                    parameter.requires_grad_(True)
-
-    def trainable_state(self) -> dict[str, Tensor]:
-        """The tensors that training changes, by name."""
-        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
-
-    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Raises: ModelError: the names are not those of this policy."""
-        own = self.trainable_state()
-        if set(own) != set(state):
-            raise ModelError(
-                f"the checkpoint holds {len(state)} tensors, this policy trains {len(own)} others; "
-                "it was written with another `tuning`, `lora_rank` or `base_model`: start a new run"
-            )
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
 
 
 class RewardModel(nn.Module):
@@ -155,15 +97,15 @@ class RewardModel(nn.Module):
 
     def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """One score a row, the same whatever the padding and its side. (B, T) -> (B,)"""
-        hidden = _hidden(_unwrap(self.classifier).base_model, input_ids, attention_mask)
+        hidden = _hidden(unwrap(self.classifier).base_model, input_ids, attention_mask)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = (attention_mask.long() * positions).argmax(dim=1)  # (B,)
         rows = torch.arange(len(last), device=last.device)
-        head = cast(nn.Module, _unwrap(self.classifier).score)
+        head = cast(nn.Module, unwrap(self.classifier).score)
         return cast(Tensor, head(hidden[rows, last])).float().squeeze(-1)
 
 
-def _unwrap(model: nn.Module) -> PreTrainedModel:
+def unwrap(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
@@ -212,40 +154,8 @@ def load_policy(base_model: str, directory: str = "") -> PolicyModel:
     Raises: ModelError: missing, damaged, unsafe or too large.
     """
     device, dtype = device_and_dtype()
-    language_model = _load_language_model(base_model, directory, dtype)
+    language_model = load_language_model(base_model, directory, dtype)
     return PolicyModel(language_model).to(device).eval().requires_grad_(False)
-
-
-def load_trainable_policy(config: PPOConfig) -> TrainablePolicy:
-    """The starting policy with what PPO trains, a value head, and its reference.
-
-    The value head starts at zero: scores are standardised, so zero is the best guess before the first update.
-    """
-    device, dtype = device_and_dtype()
-    tuning = resolve_tuning(config, count_parameters(config.base_model))
-    if tuning == "full":
-        dtype = torch.float32  # AdamW's small steps vanish in bf16
-    start = config.start_policy
-    model = _load_language_model(config.base_model, start, dtype)
-    has_start_adapter = isinstance(model, PeftModel) and tuning == "lora"
-    if has_start_adapter:
-        cast(PeftModel, model).load_adapter(start, "reference", is_trainable=False)
-    elif tuning == "lora":
-        model = _add_adapter(model, config.lora_rank, config.seed)
-    elif isinstance(model, PeftModel):
-        model = model.merge_and_unload()
-    model.requires_grad_(tuning == "full")
-    if isinstance(model, PeftModel):
-        model.set_adapter("default")
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(".default." in name)
-    head = nn.Linear(_unwrap(model).config.hidden_size, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    policy = TrainablePolicy(model, head, tuning, has_start_adapter).to(device)
-    for frozen in policy._frozen_copy:
-        frozen.to(device)
-    return policy.eval()  # eval: dropout would make the ratio of an unchanged policy differ from 1
 
 
 def load_reward_model(base_model: str, directory: str) -> RewardModel:
@@ -266,31 +176,6 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
         classifier = _load_adapter(classifier, path)
     tokenizer = load_tokenizer(path if (path / "tokenizer_config.json").is_file() else base_model, "right")
     return RewardModel(classifier, tokenizer).to(device).eval().requires_grad_(False)
-
-
-def save_policy(
-    policy: TrainablePolicy, tokenizer: PreTrainedTokenizerBase, directory: Path, *, merge: bool
-) -> None:
-    """Write full weights or the adapter, the value head and the tokenizer into an existing directory.
-
-    Args:
-        merge: write full weights even where an adapter was trained, because it sits on other weights than the
-            base model's.
-    """
-    model = policy.language_model
-    if isinstance(model, PeftModel) and merge:
-        copy.deepcopy(model).merge_and_unload().save_pretrained(directory)
-    elif isinstance(model, PeftModel):
-        model.save_pretrained(str(directory), safe_serialization=True, selected_adapters=["default"])
-        (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    else:
-        cast(PreTrainedModel, model).save_pretrained(directory)
-    assert policy.value_head is not None  # noqa: S101  # a TrainablePolicy always has one
-    head = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in policy.value_head.state_dict().items()
-    }
-    save_file(head, directory / VALUE_HEAD_FILE)
-    tokenizer.save_pretrained(str(directory))
 
 
 def resolve_tuning(config: PPOConfig | RewardConfig, parameter_count: int) -> Literal["full", "lora"]:
@@ -362,7 +247,7 @@ def count_parameters(base_model: str) -> int:
     return parameter_count(load_config(base_model))
 
 
-def _load_language_model(base_model: str, directory: str, dtype: torch.dtype) -> nn.Module:
+def load_language_model(base_model: str, directory: str, dtype: torch.dtype) -> nn.Module:
     path = _existing(directory) if directory else None
     is_adapter = path is not None and (path / "adapter_config.json").is_file()
     source = local_directory(path if path is not None and not is_adapter else base_model)
@@ -379,24 +264,12 @@ def _load_adapter(model: nn.Module, path: Path) -> PeftModel:
         raise ModelError(
             f"`{path}` has an adapter_config.json but no `{ADAPTER_FILE}`; only safetensors are read"
         )
-    with readable(path), _without_deprecations():
+    with readable(path), without_deprecations():
         return cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
 
 
-def _add_adapter(model: nn.Module, rank: int, seed: int) -> PeftModel:
-    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    if not (targets := [name for name in LORA_TARGETS if name in present]):
-        raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
-    settings = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
-    )  # fmt: skip
-    with _without_deprecations(), torch.random.fork_rng():
-        torch.manual_seed(seed)  # half of an adapter starts at random
-        return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))
-
-
 @contextlib.contextmanager
-def _without_deprecations() -> Iterator[None]:
+def without_deprecations() -> Iterator[None]:
     """peft 0.21 asks transformers 5.23 for an attribute that was renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)

@@ -23,11 +23,8 @@ from trainers.metrics import Metrics
 from trainers.models import (
     SMALL_MODEL_PARAMETERS,
     PolicyModel,
-    TrainablePolicy,
     encode_prompts,
     load_tokenizer,
-    load_trainable_policy,
-    save_policy,
 )
 from trainers.ppo_state import TrainingState, load_state, save_state
 from trainers.records import Prompt
@@ -35,6 +32,7 @@ from trainers.reward_source import RewardFunction, load_reward
 from trainers.rollout import Rollout, evaluate, scatter
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
+from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trainers.advantages import ScoreMoments
 from trainers.errors import RunError
-from trainers.models import TrainablePolicy
+from trainers.trainable_policy import TrainablePolicy
 from trainers.verification import Look
 
 STATE_FILE = "state.pt"

@@ -14,19 +14,17 @@ from trainers import model_files
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ModelError
 from trainers.models import (
-    TrainablePolicy,
     encode_conversations,
     encode_prompts,
     load_policy,
     load_reward_model,
     load_tokenizer,
-    load_trainable_policy,
     pad,
     resolve_tuning,
-    save_policy,
 )
 from trainers.records import Message, Prompt
 from trainers.reward_model import new_reward_model, save_reward_model
+from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
 
 ARCHITECTURES: list[Architecture] = ["llama", "qwen2", "qwen3"]
 IDS, MASK = torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.bool)

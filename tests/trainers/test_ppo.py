@@ -232,7 +232,8 @@ def test_a_programmatic_reward_rises_and_a_shuffled_one_does_not(tmp_path: Path)
         "rollouts": 32,
         "minibatch_size": 16,
         "micro_batch_size": 16,
-        "learning_rate": 3e-3,
+        "learning_rate": 6e-3,
+        "value_learning_rate_factor": 3.0,
         "verify_every": 20,
         "kl_coef": 0.02,
     }
@@ -248,8 +249,8 @@ def test_a_programmatic_reward_rises_and_a_shuffled_one_does_not(tmp_path: Path)
         return [scores[row] for row in order.tolist()]
 
     train_ppo(a_config(**changes), RunDir(tmp_path / "shuffled"), PROMPTS, PROMPTS, shuffled)
-    assert sum(true[-5:]) / 5 > 2.5 * sum(true[:5]) / 5
-    assert sum(measured[-6:-1]) / 5 < 2.0 * sum(measured[1:6]) / 5
+    assert sum(true[-5:]) / 5 > 2.0 * sum(true[:5]) / 5
+    assert sum(measured[-6:-1]) / 5 < 1.5 * sum(measured[1:6]) / 5
 
 
 def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from trainers.models import (
     encode_prompts,
     load_policy,
     load_tokenizer,
-    load_trainable_policy,
     pad,
 )
 from trainers.records import Prompt
 from trainers.rollout import Rollout, evaluate, scatter
 from trainers.sampling import choose, response_texts, sample
+from trainers.trainable_policy import load_trainable_policy
 
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(SENTENCES)]
 ARCHITECTURES: list[Architecture] = ["llama", "qwen2", "qwen3"]

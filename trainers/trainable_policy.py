@@ -1,0 +1,158 @@
+"""The policy that PPO trains: made, switched to its reference and back, saved.
+
+Knows nothing of PPO itself; `trainers.ppo_run` holds one of these for a run. What it saves, anyone loads with
+`trainers.models.load_policy`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainers.config import PPOConfig
+from trainers.errors import ModelError
+from trainers.models import (
+    LORA_TARGETS,
+    PolicyModel,
+    count_parameters,
+    device_and_dtype,
+    load_language_model,
+    resolve_tuning,
+    unwrap,
+    without_deprecations,
+)
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+
+
+class TrainablePolicy(PolicyModel):
+    """The policy that PPO changes and the reference it started from; with adapters both share one base."""
+
+    def __init__(
+        self,
+        language_model: nn.Module,
+        value_head: nn.Linear,
+        tuning: Literal["full", "lora"],
+        has_start_adapter: bool,
+    ) -> None:
+        super().__init__(language_model, value_head)
+        self.tuning = tuning
+        self.has_start_adapter = has_start_adapter
+        self._frozen_copy: tuple[PolicyModel, ...] = ()  # a tuple hides it from `parameters()`
+        if tuning == "full":
+            self._frozen_copy = (PolicyModel(copy.deepcopy(language_model)).eval().requires_grad_(False),)
+
+    @contextlib.contextmanager
+    def as_reference(self) -> Iterator[PolicyModel]:
+        """The policy as it was when training started, without gradients."""
+        with torch.no_grad():
+            if self._frozen_copy:
+                yield self._frozen_copy[0]
+                return
+            adapters = cast(PeftModel, self.language_model)
+            trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            try:
+                if self.has_start_adapter:
+                    adapters.set_adapter("reference")
+                    yield self
+                else:
+                    with adapters.disable_adapter():
+                        yield self
+            finally:
+                adapters.set_adapter("default")
+                adapters.requires_grad_(False)
+                for parameter in trainable:
+                    parameter.requires_grad_(True)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The tensors that training changes, by name."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Raises: ModelError: the names are not those of this policy."""
+        own = self.trainable_state()
+        if set(own) != set(state):
+            raise ModelError(
+                f"the checkpoint holds {len(state)} tensors, this policy trains {len(own)} others; "
+                "it was written with another `tuning`, `lora_rank` or `base_model`: start a new run"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def load_trainable_policy(config: PPOConfig) -> TrainablePolicy:
+    """The starting policy with what PPO trains, a value head, and its reference.
+
+    The value head starts at zero: scores are standardised, so zero is the best guess before the first update.
+    """
+    device, dtype = device_and_dtype()
+    tuning = resolve_tuning(config, count_parameters(config.base_model))
+    if tuning == "full":
+        dtype = torch.float32  # AdamW's small steps vanish in bf16
+    start = config.start_policy
+    model = load_language_model(config.base_model, start, dtype)
+    has_start_adapter = isinstance(model, PeftModel) and tuning == "lora"
+    if has_start_adapter:
+        cast(PeftModel, model).load_adapter(start, "reference", is_trainable=False)
+    elif tuning == "lora":
+        model = _add_adapter(model, config.lora_rank, config.seed)
+    elif isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    model.requires_grad_(tuning == "full")
+    if isinstance(model, PeftModel):
+        model.set_adapter("default")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".default." in name)
+    head = nn.Linear(unwrap(model).config.hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    policy = TrainablePolicy(model, head, tuning, has_start_adapter).to(device)
+    for frozen in policy._frozen_copy:
+        frozen.to(device)
+    return policy.eval()  # eval: dropout would make the ratio of an unchanged policy differ from 1
+
+
+def save_policy(
+    policy: TrainablePolicy, tokenizer: PreTrainedTokenizerBase, directory: Path, *, merge: bool
+) -> None:
+    """Write full weights or the adapter, the value head and the tokenizer into an existing directory.
+
+    Args:
+        merge: write full weights even where an adapter was trained, because it sits on other weights than the
+            base model's.
+    """
+    model = policy.language_model
+    if isinstance(model, PeftModel) and merge:
+        copy.deepcopy(model).merge_and_unload().save_pretrained(directory)
+    elif isinstance(model, PeftModel):
+        model.save_pretrained(str(directory), safe_serialization=True, selected_adapters=["default"])
+        (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    else:
+        cast(PreTrainedModel, model).save_pretrained(directory)
+    assert policy.value_head is not None  # noqa: S101  # a TrainablePolicy always has one
+    head = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in policy.value_head.state_dict().items()
+    }
+    save_file(head, directory / VALUE_HEAD_FILE)
+    tokenizer.save_pretrained(str(directory))
+
+
+def _add_adapter(model: nn.Module, rank: int, seed: int) -> PeftModel:
+    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    if not (targets := [name for name in LORA_TARGETS if name in present]):
+        raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
+    settings = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+    )  # fmt: skip
+    with without_deprecations(), torch.random.fork_rng():
+        torch.manual_seed(seed)  # half of an adapter starts at random
+        return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))
