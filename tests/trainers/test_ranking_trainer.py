@@ -47,7 +47,7 @@ def test_a_pass_holds_rows_of_similar_length_and_not_too_many() -> None:
 
 def test_held_out_loss_is_over_pairs_and_weighted() -> None:
     reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir())))
-    torch.nn.init.normal_(reward.classifier.score.weight)  # type: ignore[operator, union-attr, arg-type]
+    torch.nn.init.normal_(reward.classifier.score.weight)
     ranked = [
         RankedAnswers(((5, 6, 3), (7, 3), (9, 3)), ((0, 1, 1.0), (2, 1, 0.5))),
         RankedAnswers(((8, 3), (6, 6, 3)), ((1, 0, 1.0),)),
@@ -68,12 +68,12 @@ def test_equal_scores_count_half() -> None:
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_training_scores_the_same_token_as_scoring_does(pad_is_eos: bool) -> None:
     reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir())))
-    torch.nn.init.normal_(reward.classifier.score.weight)  # type: ignore[operator, union-attr, arg-type]
+    torch.nn.init.normal_(reward.classifier.score.weight)
     if pad_is_eos:
         reward.tokenizer.pad_token = reward.tokenizer.eos_token
     eos = reward.tokenizer.eos_token_id
     rows = [[5, 6, 7, 8, eos], [5, eos], [9, 9, eos]]
-    reward.classifier.config.pad_token_id = _pad_id(reward)  # type: ignore[union-attr]
+    reward.classifier.config.pad_token_id = _pad_id(reward)
     ids, mask = pad(rows, _pad_id(reward), "right")
     with torch.no_grad():
         training = reward.classifier(input_ids=ids, attention_mask=mask.long()).logits.squeeze(-1)
