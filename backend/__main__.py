@@ -204,7 +204,9 @@ def _rounds_table(rounds: Sequence[RoundView]) -> Table:
 
 
 def _runs_table(service: Service, runs: Sequence[RunView]) -> Table:
-    table = Table("run", "state", "progress", "started", "newest metrics", title="runs · 运行")
+    table = Table(title="runs · 运行")
+    for name in ("run", "state", "progress", "started", "newest metrics"):
+        table.add_column(name, no_wrap=name in ("run", "started"))
     for run in runs:
         progress = (
             f"{run.progress_done}/{run.progress_total} {run.progress_what}" if run.progress_total else ""

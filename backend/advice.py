@@ -36,6 +36,8 @@ class Measurements:
     ppo: Mapping[str, Any] = field(default_factory=dict)
     compare: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
+    comparisons_wanted: int = 0
+    """Review prompts that the settings ask for."""
     promoted: bool = False
     """The round's policy serves already."""
 
@@ -78,6 +80,19 @@ def _review_more(m: Measurements) -> Advice | None:
         f"{judged} 组盲评还不足以下结论（p = {p:.2f}）：大约还需要 {needed} 组。请增加盲评题数后再训练一轮。",
         f"{judged} blind reviews do not settle it (p = {p:.2f}): about {needed} more would. Raise the number"
         " of review prompts and train another round.",
+    )
+
+
+def _review_few(m: Measurements) -> Advice | None:
+    made = m.compare.get("comparisons")
+    if made is None or made >= m.comparisons_wanted:
+        return None
+    return Advice(
+        "review_few",
+        f"盲评只有 {made} 组（设置要求 {m.comparisons_wanted} 组），因为题目不够：请导入更多题目。",
+        f"The blind review has only {made} comparisons of {m.comparisons_wanted} asked for, because there are"
+        " too few prompts: import more.",
+        "import_prompts",
     )
 
 
@@ -214,6 +229,6 @@ def _few_prompts(m: Measurements) -> Advice | None:
 
 
 _RULES: tuple[Callable[[Measurements], Advice | None], ...] = (
-    _promote, _garbled, _review_more, _reward_low, _rank_more, _agreement_low, _unstable, _unseen_worse,
-    _alike, _length_bias, _suspicious, _few_prompts,
+    _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _unstable,
+    _unseen_worse, _alike, _length_bias, _suspicious, _few_prompts,
 )  # fmt: skip

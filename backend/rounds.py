@@ -100,6 +100,7 @@ def advice_for(
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
         verdict=(current.verdict if current else None) or {},
+        comparisons_wanted=effective.review_seen + effective.review_unseen,
         promoted=policy is not None and policy.id == workspace.serving_policy,
     )
     return advise(measured)

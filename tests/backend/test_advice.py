@@ -56,6 +56,12 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"generate": {"candidates": 300, "flagged": {"near_duplicate": 15}}},
         "10%",
     ),
+    (
+        "review_few",
+        {"compare": {"comparisons": 12}, "comparisons_wanted": 40},
+        {"compare": {"comparisons": 40}},
+        "12",
+    ),
     ("garbled", {"compare": {"garbled_after": 0.05}}, {"compare": {"garbled_after": 0.02}}, "5.0%"),
     ("suspicious", {"rankings": 10, "suspicious": 3}, {"rankings": 10, "suspicious": 2}, "3"),
     ("few_prompts", {"prompts": 59}, {"prompts": 60}, "59"),

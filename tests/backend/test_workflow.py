@@ -12,6 +12,12 @@ from backend import store
 from tests.backend.whole import Whole
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at once: the tests' people don't annotate in bursts."""
+    monkeypatch.setattr("backend.service.DEBOUNCE_S", 0.05)
+
+
 @pytest.fixture
 def whole(tmp_path: Path) -> Iterator[Whole]:
     whole = Whole(tmp_path)

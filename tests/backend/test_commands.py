@@ -1,0 +1,106 @@
+"""The command line beside a server that is not there: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backend.__main__ import main
+from backend.settings import Settings
+from backend.store import Store
+from tests.backend.console_seed import seed
+
+
+@pytest.fixture
+def seeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "f" * 40)
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SETTINGS_FILE", str(tmp_path / "none.env"))
+    monkeypatch.setenv("COLUMNS", "200")
+    store = Store(Settings.from_environment().store_url)
+    store.create_all()
+    seed(store, "decided")
+    store.close()
+    return tmp_path
+
+
+def test_status_shows_steps_rounds_runs_metrics_and_the_next_step(
+    seeded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("candidates", "下一步", "team-r1", "ppo-", "objective/kl", "better"):
+        assert expected in shown, expected
+
+
+def test_status_of_an_empty_system_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "f" * 40)
+    assert main(["status"]) == 0
+    assert "scripts.setup_project" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["status", "--workspace", "nobody"], "there is no workspace `nobody`"),
+        (["promote", "policy-team-9"], "there is no model `policy-team-9`"),
+        (["cancel", "reward-99"], "there is no run `reward-99`"),
+        (["retry", "reward-99"], "there is no run `reward-99`"),
+    ],
+)
+def test_what_does_not_exist_is_one_line_on_stderr(
+    seeded: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err and captured.out == ""
+
+
+def test_missing_settings_are_listed_without_a_traceback(tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin", "DATA_DIR": str(tmp_path), "BACKEND_PORT": "none"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "backend", "serve"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "`LABEL_STUDIO_API_KEY`" in done.stderr and "`BACKEND_PORT`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "columns"),
+    [
+        ("trl", "preferences.jsonl", {"prompt", "chosen", "rejected"}),
+        ("llama-factory", "rankings.jsonl", {"instruction", "chosen", "rejected"}),
+    ],
+)
+def test_export_writes_the_rankings_as_preferences(
+    seeded: Path, tmp_path: Path, kind: str, file: str, columns: set[str]
+) -> None:
+    assert main(["export", "--format", kind, "--out", str(tmp_path / "out")]) == 0
+    lines = (tmp_path / "out" / file).read_text(encoding="utf-8").splitlines()
+    assert lines and columns <= set(json.loads(lines[0]))
+
+
+def test_training_with_label_studio_away_uses_the_rankings_that_are_known(
+    seeded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train"]) == 0
+    assert "has started" in capsys.readouterr().out
+
+
+def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for command in ("serve", "status", "train", "promote", "rollback", "cancel", "retry", "export"):
+        assert command in shown

@@ -1,0 +1,244 @@
+"""What a stage is given, and that the same question gives the same run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend import store
+from backend.errors import ConflictError, RegistryError
+from backend.inputs import (
+    collecting_round,
+    queue_compare,
+    queue_generate,
+    queue_ppo,
+    queue_reward,
+    requeue,
+    settings_of,
+)
+from backend.settings import Settings
+from backend.store import Store
+from backend.tables import ModelRow, PromptRow, RankingRow, ResponseRow, RunRow, WorkspaceRow
+from trainers.config import CompareConfig, PPOConfig, RewardConfig
+from trainers.manifest import MANIFEST, sha256_of
+from trainers.records import Candidates, Prompt, Ranking, read_jsonl
+from trainers.run_dir import RunDir
+
+SPLITS = ("train",) * 6 + ("verification",) * 2 + ("unseen",) * 4
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, base_model="base", review_seen=4, review_unseen=10)
+
+
+@pytest.fixture
+def opened(settings: Settings) -> Store:
+    opened = Store(settings.store_url)
+    opened.create_all()
+    with opened.session() as session:
+        session.add(
+            WorkspaceRow(id="team", title="Team", prompts_project=1, ranking_project=2, review_project=3)
+        )
+        for n, split in enumerate(SPLITS):
+            session.add(
+                PromptRow(workspace="team", prompt_id=f"p{n}", text=f"q{n}", split=split, state="published")
+            )
+            for letter in "ab":
+                session.add(
+                    ResponseRow(
+                        id=f"{letter}{n}", workspace="team", prompt_id=f"p{n}", text="x", policy="base"
+                    )
+                )
+    return opened
+
+
+def rank(opened: Store, number: int, first: int = 0) -> None:
+    with opened.session() as session:
+        for n in range(first, first + number):
+            session.add(
+                RankingRow(
+                    annotation_id=n + 1, workspace="team", task=n, prompt_id=f"p{n}", annotator=7,
+                    state="active", updated_at="t", result_hash=f"h{n}", order=[[f"a{n}"], [f"b{n}"]],
+                )
+            )  # fmt: skip
+
+
+def add_model(opened: Store, settings: Settings, kind: str, number: int = 1) -> str:
+    model_id = f"{kind}-team-{number}"
+    path = settings.models_dir / model_id
+    path.mkdir(parents=True)
+    (path / MANIFEST).write_text(json.dumps({"files": {}, "lineage": {}}))
+    with opened.session() as session:
+        session.add(
+            ModelRow(
+                id=model_id, workspace="team", kind=kind, run_id=model_id, path=str(path), round_id="team-r1",
+                manifest_sha256=sha256_of(path / MANIFEST),
+            )
+        )  # fmt: skip
+    return model_id
+
+
+def run_dir(settings: Settings, run: RunRow) -> RunDir:
+    return RunDir(settings.runs_dir / run.id)
+
+
+def test_reward_run_is_given_all_answers_and_exactly_the_active_rankings(
+    opened: Store, settings: Settings
+) -> None:
+    rank(opened, 5)
+    with opened.session() as session:
+        session.get_one(RankingRow, 5).state = "superseded"
+        session.flush()
+        queued = queue_reward(session, settings, "team", asked=False)
+        assert queued.new and queued.round.state == "rewarding"
+        assert queued.run.snapshot == [[n + 1, f"h{n}"] for n in range(4)]
+    directory = run_dir(settings, queued.run)
+    rankings = read_jsonl(directory.input("rankings.jsonl"), Ranking)
+    assert (rankings[0].id, rankings[0].annotator, rankings[0].order) == ("1", "7", (("a0",), ("b0",)))
+    assert len(rankings) == 4
+    candidates = read_jsonl(directory.input("candidates.jsonl"), Candidates)
+    assert [c.prompt.split for c in candidates] == list(SPLITS)
+    assert RewardConfig.read(directory.config_path).gate_accuracy == settings.gate_accuracy
+
+
+def test_same_rankings_give_the_same_run_and_a_new_one_another(opened: Store, settings: Settings) -> None:
+    rank(opened, 4)
+    with opened.session() as session:
+        first = queue_reward(session, settings, "team", asked=True)
+        again = queue_reward(session, settings, "team", asked=True)
+        assert (again.run.id, again.new) == (first.run.id, False)
+        first.round.state = "gated"
+    rank(opened, 1, first=4)
+    with opened.session() as session:
+        other = queue_reward(session, settings, "team", asked=False)
+        assert other.new and other.run.id != first.run.id and other.round.id == first.round.id
+
+
+def test_failed_run_is_tried_again_only_when_asked(opened: Store, settings: Settings) -> None:
+    rank(opened, 4)
+    with opened.session() as session:
+        run = queue_reward(session, settings, "team", asked=False).run
+        run.state, run.error, run.attempts = "failed", "out of memory", 3
+        session.flush()
+        assert not queue_reward(session, settings, "team", asked=False).new
+        assert run.state == "failed"
+        again = queue_reward(session, settings, "team", asked=True)
+        assert again.new and again.run is run and (run.state, run.error, run.attempts) == ("queued", "", 0)
+        with pytest.raises(ConflictError):
+            requeue(run)
+
+
+def test_changed_setting_makes_a_new_run_of_the_same_rankings(opened: Store, settings: Settings) -> None:
+    rank(opened, 4)
+    with opened.session() as session:
+        first = queue_reward(session, settings, "team", asked=True)
+        other = queue_reward(session, replace(settings, max_response_tokens=64), "team", asked=True)
+        assert other.new and other.run.id != first.run.id
+
+
+def test_reward_without_rankings_is_refused_and_begins_no_round(opened: Store, settings: Settings) -> None:
+    with opened.session() as session:
+        with pytest.raises(ConflictError):
+            queue_reward(session, settings, "team", asked=True)
+        assert store.rounds(session, "team") == []
+
+
+def test_ppo_learns_from_train_and_is_checked_on_verification(opened: Store, settings: Settings) -> None:
+    reward = add_model(opened, settings, "reward")
+    with opened.session() as session:
+        queued = queue_ppo(session, settings, collecting_round(session, "team"))
+        assert queued.round.state == "tuning"
+        assert queued.run.config["lineage"] == {"parent": "base", "reward_model": reward}
+    directory = run_dir(settings, queued.run)
+    assert {p.split for p in read_jsonl(directory.input("prompts.jsonl"), Prompt)} == {"train"}
+    assert {p.split for p in read_jsonl(directory.input("verification.jsonl"), Prompt)} == {"verification"}
+    config = PPOConfig.read(directory.config_path)
+    assert Path(config.reward_model).name == reward and config.start_policy == ""
+
+
+def test_ppo_without_verification_prompts_is_checked_on_those_it_learns_from(
+    opened: Store, settings: Settings
+) -> None:
+    add_model(opened, settings, "reward")
+    with opened.session() as session:
+        for prompt in store.prompts(session, "team"):
+            prompt.state = "deleted" if prompt.split == "verification" else prompt.state
+        session.flush()
+        queued = queue_ppo(session, settings, collecting_round(session, "team"))
+    checked = read_jsonl(run_dir(settings, queued.run).input("verification.jsonl"), Prompt)
+    assert {prompt.split for prompt in checked} == {"train"}
+
+
+def test_ppo_without_reward_model_or_train_prompts_is_refused(opened: Store, settings: Settings) -> None:
+    with opened.session() as session:
+        current = collecting_round(session, "team")
+        with pytest.raises(ConflictError, match="no reward model"):
+            queue_ppo(session, settings, current)
+    add_model(opened, settings, "reward")
+    with opened.session() as session:
+        for prompt in store.prompts(session, "team"):
+            prompt.split = "unseen"
+        session.flush()
+        with pytest.raises(ConflictError, match="train split"):
+            queue_ppo(session, settings, store.current_round(session, "team"))  # type: ignore[arg-type]
+
+
+def test_ppo_starts_from_the_serving_policy(opened: Store, settings: Settings) -> None:
+    add_model(opened, settings, "reward")
+    policy = add_model(opened, settings, "policy")
+    with opened.session() as session:
+        store.workspace(session, "team").serving_policy = policy
+        queued = queue_ppo(session, settings, collecting_round(session, "team"))
+        assert queued.run.config["lineage"]["parent"] == policy
+    assert Path(PPOConfig.read(run_dir(settings, queued.run).config_path).start_policy).name == policy
+
+
+def test_tampered_reward_model_starts_no_ppo(opened: Store, settings: Settings) -> None:
+    reward = add_model(opened, settings, "reward")
+    (settings.models_dir / reward / "more.json").write_text("{}")
+    with opened.session() as session, pytest.raises(RegistryError):
+        queue_ppo(session, settings, collecting_round(session, "team"))
+
+
+def test_review_takes_as_many_prompts_as_there_are(opened: Store, settings: Settings) -> None:
+    policy = add_model(opened, settings, "policy")
+    with opened.session() as session:
+        queued = queue_compare(session, settings, collecting_round(session, "team"), policy)
+    prompts = read_jsonl(run_dir(settings, queued.run).input("prompts.jsonl"), Prompt)
+    assert [prompt.split for prompt in prompts] == ["train"] * 4 + ["unseen"] * 4  # of 4 and 10 wanted
+    config = CompareConfig.read(run_dir(settings, queued.run).config_path)
+    assert (config.before, config.before_id, config.after_id) == ("", "base", policy)
+
+
+def test_generation_takes_the_new_prompts_once(opened: Store, settings: Settings) -> None:
+    with opened.session() as session:
+        assert queue_generate(session, settings, "team") is None
+        session.add(PromptRow(workspace="team", prompt_id="p99", text="new", split="train", state="new"))
+        session.flush()
+        queued = queue_generate(session, settings, "team")
+        assert queued and queued.new
+        assert store.prompts(session, "team", "generating")[0].prompt_id == "p99"
+        assert queue_generate(session, settings, "team") is None
+    assert [p.id for p in read_jsonl(run_dir(settings, queued.run).input("prompts.jsonl"), Prompt)] == ["p99"]
+
+
+def test_workspace_may_set_what_concerns_it_alone(settings: Settings) -> None:
+    own = WorkspaceRow(id="t", title="T", settings={"gate_accuracy": 0.6, "port": 1, "data_dir": "/", "x": 1})
+    effective = settings_of(settings, own)
+    assert effective == replace(settings, gate_accuracy=0.6)
+
+
+@pytest.mark.parametrize(
+    ("state", "number"), [("collecting", 1), ("gated", 1), ("failed", 1), ("reviewing", 2), ("decided", 2)]
+)
+def test_round_that_is_past_collecting_is_followed_by_the_next(
+    opened: Store, state: str, number: int
+) -> None:
+    with opened.session() as session:
+        collecting_round(session, "team").state = state  # type: ignore[assignment]
+        session.flush()
+        assert collecting_round(session, "team").number == number
