@@ -103,8 +103,11 @@ def _reward(state: WorkspaceState, current: RoundView | None, run: RunView | Non
     shown = "—" if accuracy is None else f"{accuracy:.0%}"
     zh, en = f"未见题目上的准确率 {shown}", f"held-out accuracy {shown}"
     outcome, needed = result.get("outcome"), rankings_threshold(state)
-    if outcome == "passed" or current.state in _AFTER_REWARD:
+    if outcome == "passed":
         return Step("reward", "done", f"{zh}：通过。", f"Passed: {en}.", run_id=run.id)
+    if current.state in _AFTER_REWARD:
+        zh, en = f"{zh}：未通过，已手动开始 PPO。", f"Not passed: {en}. PPO was started by hand."
+        return Step("reward", "done", zh, en, run_id=run.id)
     zh_outcome, en_outcome = {
         "not_enough_evidence": ("证据不足", "Not enough evidence"),
         "failed": ("未通过", "Not passed"),
