@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stopping.install()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the run shows its own
-    # torch, not imported yet, reads this: idle threads sleep instead of spinning (4 times faster on a busy machine)
+    # read when torch is imported: idle threads sleep instead of spinning, 4 times faster on a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if os.environ.get("RLHF_EXIT_WITH_PARENT") == "1":
         threading.Thread(target=_exit_with_parent, daemon=True).start()
