@@ -38,7 +38,8 @@ def steps(
     )  # type: ignore[arg-type]
     facts = WorkspaceState(
         prompts_published=counts.prompts_published, rankings=counts.rankings,
-        rankings_new=counts.rankings_new, round_state=state, reward=newest, comparisons=40, comparisons_judged=7,
+        rankings_new=counts.rankings_new, round_state=state, reward=newest, comparisons=40,
+        comparisons_judged=7,
     )  # type: ignore[arg-type]  # fmt: skip
     current = round_in(state, **fields) if state else None
     return {step.key: step for step in five_steps(facts, counts, current, runs, auto_ppo=auto_ppo)}
