@@ -255,7 +255,7 @@ def _webhooks(work: _Work, kind: label_config.Name) -> None:
         client.create_webhook(project, **wanted)
         work.note(f"made the webhook of the {kind} project")
     elif _differs(mine[0], wanted):
-        client.update_webhook(mine[0]["id"], project, **wanted)
+        client.update_webhook(mine[0]["id"], **wanted)
         work.note(f"repaired the webhook of the {kind} project")
 
 

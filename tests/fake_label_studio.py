@@ -93,7 +93,7 @@ class FakeLabelStudio:
     # --- requests ---
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
+        path = request.url.path.rstrip("/")  # Label Studio takes both
         self.requests.append((request.method, path))
         if not self.up:
             raise httpx.ConnectError("refused", request=request)
@@ -126,10 +126,10 @@ class FakeLabelStudio:
             ("POST", r"/api/tasks/(\d+)/annotations", self._create_annotation),
             ("PATCH", r"/api/annotations/(\d+)", self._update_annotation),
             ("DELETE", r"/api/annotations/(\d+)", self._delete_annotation),
-            ("GET", "/api/webhooks/", self._list_webhooks),
-            ("POST", "/api/webhooks/", self._create_webhook),
-            ("PATCH", r"/api/webhooks/(\d+)/", self._update_webhook),
-            ("DELETE", r"/api/webhooks/(\d+)/", self._delete_webhook),
+            ("GET", "/api/webhooks", self._list_webhooks),
+            ("POST", "/api/webhooks", self._create_webhook),
+            ("PATCH", r"/api/webhooks/(\d+)", self._update_webhook),
+            ("DELETE", r"/api/webhooks/(\d+)", self._delete_webhook),
             ("GET", "/api/ml", self._list_backends),
             ("POST", "/api/ml", self._connect_backend),
             ("PATCH", r"/api/ml/(\d+)", self._update_backend),

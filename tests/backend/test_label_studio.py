@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 import httpx
+import jwt
 import pytest
 
 from backend.errors import (
@@ -58,7 +60,9 @@ def test_read_is_given_up_after_three_times() -> None:
     assert len(flaky.requests) == 3
 
 
-@pytest.mark.parametrize("fault", [httpx.ReadTimeout("slow"), httpx.Response(500)])
+@pytest.mark.parametrize(
+    "fault", [httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut"), httpx.Response(500)]
+)
 def test_import_that_may_have_arrived_is_not_repeated(fault: httpx.Response | Exception) -> None:
     flaky = Flaky(fault)
     with pytest.raises(UnreachableError):
@@ -103,6 +107,65 @@ def test_other_version_is_named_with_the_needed_one(release: str) -> None:
 def test_impossible_key_is_refused_before_it_is_sent(key: str) -> None:
     with pytest.raises(UnauthorisedError, match="LABEL_STUDIO_API_KEY"):
         client(Flaky(version()), key)
+
+
+def personal_token(expires_in: float, kind: str = "refresh") -> str:
+    return jwt.encode({"exp": time.time() + expires_in, "token_type": kind}, "k" * 32)
+
+
+class Exchange:
+    """Exchanges `key` for each of `access` in turn, and takes the last of those given out."""
+
+    def __init__(self, key: str, *access: str) -> None:
+        self.key = key
+        self.access = list(access)
+        self.given = ""
+        self.paths: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.paths.append(request.url.path)
+        if request.url.path.endswith("/api/token/refresh/"):
+            if self.key not in request.content.decode():
+                return httpx.Response(401, json={"detail": "Token is invalid"})
+            self.given = self.access.pop(0)
+            return httpx.Response(200, json={"access": self.given})
+        known = request.headers["Authorization"] == f"Bearer {self.given}"
+        return httpx.Response(200 if known else 401, json={"id": 1})
+
+
+def test_personal_access_token_is_exchanged_once_while_it_lasts() -> None:
+    key = personal_token(1000)
+    exchange = Exchange(key, personal_token(300, "access"))
+    personal = client(exchange, key)
+    assert personal.whoami() == personal.whoami() == {"id": 1}
+    assert [path.count("refresh") for path in exchange.paths] == [1, 0, 0]
+
+
+def test_ended_exchange_is_made_again() -> None:
+    key = personal_token(1000)
+    exchange = Exchange(key, personal_token(-1, "access"), personal_token(300, "access"))
+    personal = client(exchange, key)
+    assert personal.whoami() == personal.whoami() == {"id": 1}
+    assert [path.count("refresh") for path in exchange.paths] == [1, 0, 1, 0]
+
+
+def test_exchange_keeps_the_path_of_the_url() -> None:
+    key = personal_token(1000)
+    exchange = Exchange(key, personal_token(300, "access"))
+    LabelStudioClient("http://ls.test/studio", key, transport=httpx.MockTransport(exchange)).whoami()
+    assert exchange.paths == ["/studio/api/token/refresh/", "/studio/api/current-user/whoami"]
+
+
+def test_another_program_is_recognised_during_the_exchange() -> None:
+    with pytest.raises(RejectedError, match="not as Label Studio does"):
+        client(Flaky(httpx.Response(200, text="<html>")), personal_token(1000)).whoami()
+
+
+def test_unknown_or_expired_personal_access_token_is_said_to_be_one() -> None:
+    with pytest.raises(UnauthorisedError, match="personal access token"):
+        client(Exchange(personal_token(1000)), personal_token(2000)).whoami()
+    with pytest.raises(UnauthorisedError, match=r"personal access token .* expired"):
+        client(Exchange(""), personal_token(-1))
 
 
 def test_forbidden_says_the_reason_and_wrong_token_says_where_to_get_one() -> None:

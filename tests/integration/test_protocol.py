@@ -92,8 +92,8 @@ def test_label_studio_calls_us_connected_and_shows_our_version(connected: Connec
 
 
 def test_versions_are_listed(connected: Connected) -> None:
-    found = connected.client.request("GET", f"/api/ml/{connected.ml_backend['id']}/versions").json()
-    assert found["versions"] == ["reward-protocol-1"]
+    found = connected.client.sdk.ml.list_model_versions(connected.ml_backend["id"])
+    assert found.versions == ["reward-protocol-1"]
 
 
 def test_label_all_tasks_stores_our_order(connected: Connected) -> None:
@@ -101,19 +101,20 @@ def test_label_all_tasks_stores_our_order(connected: Connected) -> None:
     answers = [{"id": answer, "body": answer} for answer in IDS]
     data = {"prompt": "?", "answers": answers, "source_key": "protocol-1"}
     (task,) = client.import_tasks(project, [data])
-    action = {"selectedItems": {"all": False, "included": [task]}, "ordering": []}
-    path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
-    client.request("POST", path, json=action)
-    (prediction,) = client.request("GET", "/api/predictions", params={"task": task}).json()
-    assert prediction["model_version"] == "reward-protocol-1"
-    assert 0 < prediction["score"] <= 1
-    assert prediction["result"][0]["value"] == {"ranker": {"ranking": list(BEST_FIRST)}}
+    client.sdk.actions.create(
+        id="retrieve_tasks_predictions",
+        project=project,
+        ordering=[],
+        selected_items={"all": False, "included": [task]},
+    )
+    (prediction,) = client.sdk.predictions.list(task=task)
+    assert prediction.model_version == "reward-protocol-1"
+    assert 0 < prediction.score <= 1
+    assert prediction.result[0]["value"] == {"ranker": {"ranking": list(BEST_FIRST)}}
 
 
 def test_start_training_reaches_the_service(connected: Connected) -> None:
-    path = f"/api/ml/{connected.ml_backend['id']}/train"
-    response = connected.client.request("POST", path, json={"use_ground_truth": False})
-    assert response.status_code == 200
+    connected.client.sdk.ml.train(connected.ml_backend["id"], use_ground_truth=False)
     assert connected.service.calls.count(("start_training", connected.project)) == 1
 
 
