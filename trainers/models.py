@@ -110,9 +110,8 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
 
 
 def _hidden(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(
-        min=0
-    )  # padding on the left counts for nothing
+    # padding on the left counts for nothing
+    position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
     output = trunk(
         input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
     )

@@ -170,6 +170,12 @@ def test_the_last_chance_draws_a_possible_token() -> None:
     assert tokens.tolist() == [1]
 
 
+def test_the_first_chance_draws_a_possible_token() -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, 0.0]])
+    tokens, _ = choose(logits, torch.ones(1), torch.tensor([0.0]))
+    assert tokens.tolist() == [1]
+
+
 def test_unfinished_responses_are_marked_and_texts_hold_no_special_tokens() -> None:
     directory = tiny_model_dir()
     model, tokenizer = load_policy(str(directory)), load_tokenizer(directory)
