@@ -234,6 +234,19 @@ def test_overtaken_owner_stops_and_takes_nothing_over(tmp_path: Path, opened: St
     assert run_row(opened, run_id).state == "running"
 
 
+def test_owner_overtaken_after_training_takes_nothing_over(
+    tmp_path: Path, opened: Store, launcher: Launcher
+) -> None:
+    def overtake(run: RunRow, _run_dir: RunDir, fence: int) -> None:
+        with opened.session() as session:
+            assert store.claim_run(session, run.id, lease_s=60, now=time.time() + 3600) == fence + 1
+
+    run_id = queue(tmp_path, opened)
+    with pytest.raises(Interrupted):
+        launcher.run_stage(run_id, lambda *_: pytest.fail("taken over without the fence"), overtake)
+    assert run_row(opened, run_id).state == "running"
+
+
 def test_released_leases_can_be_claimed(opened: Store, tmp_path: Path) -> None:
     run_id = queue(tmp_path, opened)
     with opened.session() as session:

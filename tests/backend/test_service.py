@@ -57,14 +57,28 @@ def test_whole_journey_ends_with_a_verdict_a_report_and_one_model_of_each_kind(w
     assert "promote" in [advice.id for advice in status.advice]
 
 
-def test_review_tasks_do_not_tell_which_side_is_which(whole: Whole) -> None:
-    to_review(whole)
-    sides = set()
-    for task in whole.tasks("review"):
-        assert set(task["data"]) == {"prompt", "left", "right", "source_key"}
-        sides.add(task["data"]["left"].split()[0])
-        assert "AFTER" not in task["data"]["source_key"]
-    assert sides <= {"BEFORE", "AFTER"}
+def test_review_tasks_do_not_tell_which_side_is_which(tmp_path: Path) -> None:
+    whole = Whole(tmp_path, review_seen=10, review_unseen=10)
+    whole.service.start()
+    try:
+        to_review(whole, prompts=40)
+        on_the_left = set()
+        for task in whole.tasks("review"):
+            assert set(task["data"]) == {"prompt", "left", "right", "source_key"}
+            on_the_left.add(task["data"]["left"].split()[0])
+        assert on_the_left == {"BEFORE", "AFTER"}  # one of them alone: once in 2¹⁵ runs
+    finally:
+        whole.service.stop()
+
+
+def test_answers_are_shown_in_a_shuffled_order(whole: Whole) -> None:
+    whole.import_prompts(40)
+    whole.wait(lambda: whole.published() == 40)
+    orders = {
+        tuple(len(answer["body"].split("short")) for answer in task["data"]["answers"])
+        for task in whole.tasks("ranking")
+    }
+    assert len(orders) == 3  # the short one comes first, second and third somewhere
 
 
 def test_predictions_come_from_the_stored_scores(whole: Whole) -> None:

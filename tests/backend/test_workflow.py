@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,20 @@ def test_lost_workflow_database_loses_nothing(whole: Whole) -> None:
     whole.service.start()
     end_round(whole)
     assert_one_of_each(whole, prompts=20, rankings=6)
+
+
+def test_lease_of_a_server_that_was_killed_holds_nothing_up(whole: Whole) -> None:
+    slow(whole, "generate")
+    whole.import_prompts(4)
+    wait_for_stage(whole, "generate")
+    whole.service.stop()
+    whole.environment = {}
+    whole.service = whole.make_service()
+    with whole.service.store.session() as session:
+        (run,) = store.runs(session, "team")
+        run.lease_until = time.time() + 3600  # what kill -9 leaves
+    whole.service.start()
+    whole.wait(lambda: whole.published() == 4)
 
 
 def test_import_that_times_out_after_it_was_done_makes_no_twins(
