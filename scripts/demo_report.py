@@ -1,6 +1,7 @@
 """What `make demo` found: `report.json`, and the lines that it prints at the end.
 
-Pure: a status in, a dictionary or text out. The fields are a contract: whoever measures the project reads them.
+Pure: a status in, a dictionary or text out. The fields are a contract: whoever measures the project reads
+them.
 """
 
 from __future__ import annotations

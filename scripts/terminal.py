@@ -17,7 +17,7 @@ from scripts.services import System
 
 def stop_on_signals() -> None:
     """Let SIGTERM and a closed terminal end the program in the same order as Ctrl-C."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's `&` ignores it
         signal.signal(number, signal.default_int_handler)
 
 
@@ -35,11 +35,11 @@ def show_addresses(system: System, display: Display, simulated: str = "") -> Non
     table.add_row("", f"{known.backend_username}   {known.backend_password}")
     if simulated:
         table.add_row("Annotators · 标注员", f"[bold yellow]simulated · 模拟[/] ({simulated})")
-    else:
-        link = invitation(system.label_studio_url, known.label_studio_api_key)
-        table.add_row("Invite your team · 邀请标注员", link)
     table.add_row("[dim]Credentials · 账号[/]", f"[dim]{system.directory / FILE_NAME}[/]")
     display.console.print(Panel(table, expand=False))
+    if not simulated:
+        link = invitation(system.label_studio_url, known.label_studio_api_key)
+        display.say(f"Invite your team · 邀请标注员: {link}")
 
 
 def stay_up(system: System, display: Display) -> NoReturn:
