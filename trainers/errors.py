@@ -1,12 +1,12 @@
 """Errors of the trainers. Each message says what was found, what is needed and what to do.
 
-    TrainerError
-    ├── RecordError      an input file or record is malformed
-    ├── ConfigError      a setting is out of range or unknown
-    ├── ShapeError       tensors do not fit each other
-    ├── ModelError       a model cannot be loaded, does not fit in memory, or was tampered with
-    ├── DataError        there is too little or unusable data for the stage
-    └── RunError         a run directory is locked, damaged, or belongs to another configuration
+TrainerError
+├── RecordError      an input file or record is malformed
+├── ConfigError      a setting is out of range or unknown
+├── ShapeError       tensors do not fit each other
+├── ModelError       a model cannot be loaded, does not fit in memory, or was tampered with
+├── DataError        there is too little or unusable data for the stage
+└── RunError         a run directory is locked, damaged, or belongs to another configuration
 """
 
 
