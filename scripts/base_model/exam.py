@@ -1,4 +1,4 @@
-"""Examine the embedded base model: `python -m scripts.base_model.exam [MODEL_DIR]`.
+"""Examine the embedded base model: `python -m scripts.base_model.exam [MODEL_DIR] [--policy DIR]`.
 
 The questions and the topic words that judge the answers (`exam.yaml`) were written without sight of the
 corpus. Nothing of the corpus generator is used here but the list of ordinary slot words.
@@ -102,14 +102,14 @@ def ask(
     return [Answer(*answer) for answer in zip(asked, texts, rollout.finished.tolist(), strict=True)]
 
 
-def load(directory: Path) -> tuple[PreTrainedTokenizerBase, PolicyModel]:
-    """The model of a directory, ready to answer."""
-    return load_tokenizer(directory), load_policy(str(directory))
+def load(directory: Path, policy: str = "") -> tuple[PreTrainedTokenizerBase, PolicyModel]:
+    """The base model of a directory, or a policy trained on it, ready to answer."""
+    return load_tokenizer(directory), load_policy(str(directory), policy)
 
 
-def examine(directory: Path) -> tuple[dict[str, float], list[Answer]]:
+def examine(directory: Path, policy: str = "") -> tuple[dict[str, float], list[Answer]]:
     """The figures of the exam, and the sampled answers to read."""
-    tokenizer, model = load(directory)
+    tokenizer, model = load(directory, policy)
     known, new = list(questions(new_slot_words=False)), list(questions(new_slot_words=True))
     greedy, sampled = ask(model, tokenizer, known, 0.0), ask(model, tokenizer, known, 0.7)
     with_new_words = ask(model, tokenizer, new, 0.0)
@@ -117,6 +117,9 @@ def examine(directory: Path) -> tuple[dict[str, float], list[Answer]]:
 
     def share(answers: list[Answer], what: Callable[[Answer], bool]) -> float:
         return round(sum(map(what, answers)) / max(1, len(answers)), 3)
+
+    def mean_length(answers: list[Answer]) -> float:
+        return round(sum(len(a.text) for a in answers) / max(1, len(answers)), 1)
 
     def of(language: str) -> list[Answer]:
         return [a for a in greedy if a.question.language == language]
@@ -132,6 +135,8 @@ def examine(directory: Path) -> tuple[dict[str, float], list[Answer]]:
         "garbled": share(sampled, lambda a: a.garbled),
         "finished": share(sampled, lambda a: a.finished),
         "greedy_verbose": share(greedy, lambda a: a.verbose),
+        "greedy_characters_zh": mean_length(of("zh")),
+        "greedy_characters_en": mean_length(of("en")),
     }, sampled + with_new_words
 
 
@@ -141,9 +146,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("model", type=Path, nargs="?", default=HERE / "weights", help="model directory")
+    parser.add_argument("--policy", default="", help="directory of a policy that PPO trained on the model")
     parser.add_argument("--read", type=int, default=0, help="print this many answers to read")
     args = parser.parse_args()
-    figures, answers = examine(args.model)
+    figures, answers = examine(args.model, args.policy)
     print(json.dumps(figures, indent=2))
     for answer in random.Random(0).sample(answers, min(args.read, len(answers))):
         mark = ("" if answer.on_topic else " OFF-TOPIC") + ("" if answer.copied else " NOT-COPIED")
