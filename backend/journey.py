@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from backend.policy import BUSY_ROUNDS, Waiting, WorkspaceState, next_actions, rankings_threshold
 from backend.report import VERDICTS
-from backend.status import Counts, RoundView, RunView, Step, StepKey
+from backend.status import AdviceView, Counts, RoundView, RunView, Step, StepKey
 
 _AFTER_REWARD = frozenset({"tuning", "comparing", "reviewing", "decided"})
 _AFTER_PPO = frozenset({"comparing", "reviewing", "decided"})
@@ -36,9 +36,17 @@ def five_steps(
     )
 
 
-def next_words(steps: Sequence[Step]) -> tuple[str, str]:
-    """The one thing that happens next: what needs a decision, else what runs, else what people do."""
+def next_words(steps: Sequence[Step], advice: Sequence[AdviceView] = ()) -> tuple[str, str]:
+    """The one thing that happens next: what needs a decision, else what runs, else what people do.
+
+    Args:
+        advice: what the newest verdict says to do; once the review is done, it comes before new rankings.
+    """
+    ready = [found for found in advice if found.action]
+    reviewed = steps[-1].state == "done"
     for wanted in ("attention", "running", "people", "waiting"):
+        if wanted == "people" and reviewed and ready:
+            return ready[0].zh, ready[0].en
         found = [step for step in steps if step.state == wanted]
         if found:
             step = found[0] if wanted == "waiting" else found[-1]

@@ -26,7 +26,7 @@ from backend.status import (
     RunView,
     WorkspaceStatus,
 )
-from backend.tables import JudgementRow, RankingRow, RoundRow, RunRow
+from backend.tables import JudgementRow, RankingRow, ResponseRow, RoundRow, RunRow
 
 
 def read_state(
@@ -76,7 +76,11 @@ def workspace_status(
     counts = _counts(session, workspace_id, state)
     round_view = rounds[-1] if rounds else None
     steps = five_steps(state, counts, round_view, runs, auto_ppo=settings_of(settings, workspace).auto_ppo)
-    next_zh, next_en = next_words(steps)
+    advice = tuple(
+        AdviceView(found.id, found.zh, found.en, found.action)
+        for found in advice_for(session, settings, workspace, current)
+    )
+    next_zh, next_en = next_words(steps, advice)
     return WorkspaceStatus(
         workspace=workspace.id,
         title=workspace.title,
@@ -92,10 +96,7 @@ def workspace_status(
         rounds=rounds,
         runs=runs,
         models=tuple(_model_views(session, workspace_id, workspace.serving_policy)),
-        advice=tuple(
-            AdviceView(found.id, found.zh, found.en, found.action)
-            for found in advice_for(session, settings, workspace, current)
-        ),
+        advice=advice,
         problems=tuple(workspace.problems),
         label_studio_error=label_studio_error,
     )
@@ -113,6 +114,7 @@ def _newest_reward(runs: Any) -> RewardRun | None:
 def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Counts:
     prompts = store.prompt_counts(session, workspace_id)
     rankings = store.active_rankings(session, workspace_id)
+    responses = select(func.count()).where(ResponseRow.workspace == workspace_id)
     malformed = select(func.count()).where(
         RankingRow.workspace == workspace_id, RankingRow.state == "malformed"
     )
@@ -124,7 +126,7 @@ def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Count
         prompts=sum(number for name, number in prompts.items() if name != "deleted"),
         prompts_published=prompts.get("published", 0),
         prompts_flagged=prompts.get("flagged", 0),
-        responses=len(store.responses(session, workspace_id)),
+        responses=session.scalars(responses).one(),
         rankings=len(rankings),
         rankings_new=state.rankings_new,
         rankings_needed=max(0, threshold - state.rankings_new) if threshold is not None else 0,

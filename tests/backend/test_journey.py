@@ -9,7 +9,7 @@ import pytest
 
 from backend.journey import five_steps, next_words
 from backend.policy import RewardRun, WorkspaceState
-from backend.status import Counts, RoundView, RunView, Step
+from backend.status import AdviceView, Counts, RoundView, RunView, Step
 
 EMPTY = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 RANKED = replace(EMPTY, prompts=100, prompts_published=100, rankings=60, annotators=3)
@@ -140,3 +140,13 @@ def test_verdict_is_told_in_both_languages() -> None:
     runs = [run("reward", result=PASSED), run("ppo", result={}), run("compare", result={})]
     step = steps("decided", *runs, verdict={"verdict": "worse", "win_rate": 0.2})["review"]
     assert "新模型更差" in step.reason_zh and "worse (win rate 20%)" in step.reason_en
+
+
+def test_after_a_verdict_its_advice_comes_before_new_rankings() -> None:
+    people = Step("rankings", "people", "人", "people")
+    promote = AdviceView("promote", "启用", "promote it", "promote")
+    reviewed = Step("review", "done", "好", "done")
+    open_review = Step("review", "waiting", "等", "wait")
+    assert next_words([people, reviewed], [promote])[1] == "promote it"
+    assert next_words([people, reviewed])[1] == "people"
+    assert next_words([people, open_review], [promote])[1] == "people"
