@@ -51,8 +51,8 @@ def reversed_concise(prompt: str, answers: list[str], _rng: random.Random) -> li
 
 
 def detailed(prompt: str, answers: list[str], _rng: random.Random) -> list[float]:
-    """The more an answer explains the better, up to about a screenful."""
-    return [math.log2(min(_length(a), 400) + 1) + _substance(prompt, a) for a in answers]
+    """The more an answer explains the better: each further clause counts as much as the one before it."""
+    return [min(_length(answer), 300) / 20 + _substance(prompt, answer) for answer in answers]
 
 
 def polite(prompt: str, answers: list[str], _rng: random.Random) -> list[float]:
