@@ -154,6 +154,7 @@ def parse_ranking(
     """Read an annotation of the ranking project.
 
     A tie, or all bad without an order, puts all answers into one group. A partial list orders what it names.
+    Label Studio sends the displayed order where nobody moved an answer: with all bad, that is no order.
     """
     if annotation.get("was_cancelled"):
         return Cancelled()
@@ -161,17 +162,18 @@ def parse_ranking(
     if isinstance(rank, Malformed):
         return rank
     choice = _choice(annotation, JUDGEMENT)
-    if choice == TIE or (choice == ALL_BAD and not rank):
+    untouched = list(rank) == list(displayed)
+    if choice == TIE or (choice == ALL_BAD and (untouched or not rank)):
         return ParsedRanking(order=(tuple(sorted(displayed)),), all_bad=choice == ALL_BAD)
     if len(rank) < 2:
         return Malformed("the ranking is empty" if not rank else "the ranking names one answer only")
     lead_time = lead_time_of(annotation)
-    untouched = list(rank) == list(displayed) and lead_time is not None and lead_time < SUSPICIOUS_LEAD_TIME_S
+    hasty = lead_time is not None and lead_time < SUSPICIOUS_LEAD_TIME_S
     return ParsedRanking(
         order=tuple((answer,) for answer in rank),
         close=choice == CLOSE,
         all_bad=choice == ALL_BAD,
-        suspicious=untouched,
+        suspicious=untouched and hasty,
     )
 
 

@@ -71,6 +71,11 @@ def test_all_bad_keeps_the_order() -> None:
     assert parsed == ParsedRanking(order=(("a2",), ("a1",), ("a3",)), all_bad=True)
 
 
+def test_all_bad_with_no_answer_moved_is_a_tie() -> None:
+    parsed = parse_ranking(annotation(ranking_result(*SHOWN, choice="all_bad")), SHOWN)
+    assert parsed == ParsedRanking(order=(SHOWN,), all_bad=True)
+
+
 def test_all_bad_without_an_order_is_a_tie() -> None:
     parsed = parse_ranking(annotation(ranking_result(choice="all_bad")), SHOWN)
     assert parsed == ParsedRanking(order=(SHOWN,), all_bad=True)
