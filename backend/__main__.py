@@ -83,8 +83,9 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     console = Console()
     if not names:
         console.print("no workspace yet; make one with `python -m scripts.setup_project NAME`", markup=False)
-    for name in names:
-        _show(console, service, service.status(name))
+    for status in [service.status(name) for name in names]:
+        _show(console, service, status)
+    console.print(Text(f"console · 控制台: {settings.backend_url}"))
     return 0
 
 
@@ -172,10 +173,12 @@ def _tell(answer: TrainingAnswer) -> int:
 
 def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
     console.rule(Text(f"{status.title} ({status.workspace}), serving {status.serving_policy}"))
+    steps = Table.grid(padding=(0, 1))
     for step in status.steps:
-        line = Text(f" {_MARKS[step.state]} {step.key:11}", style=_COLOURS[step.state])
-        console.print(line.append(f"{step.reason_zh} {step.reason_en}", style=""))
-    console.print(Text(f"\nnext · 下一步: {status.next_zh} {status.next_en}\n", style="bold"))
+        mark = Text(f" {_MARKS[step.state]} {step.key}", style=_COLOURS[step.state])
+        steps.add_row(mark, Text(f"{step.reason_zh}\n{step.reason_en}"))
+    steps.add_row(Text("\n next · 下一步"), Text(f"\n{status.next_zh}\n{status.next_en}\n"), style="bold")
+    console.print(steps)
     if status.rounds:
         console.print(_rounds_table(status.rounds))
     if status.runs:

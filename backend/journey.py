@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.policy import BUSY_ROUNDS, Waiting, WorkspaceState, next_actions, rankings_threshold
+from backend.policy import BUSY_ROUNDS, Waiting, WorkspaceState, next_actions, rankings_threshold, tasks_left
 from backend.report import VERDICTS
 from backend.status import AdviceView, Counts, RoundView, RunView, Step, StepKey
 
@@ -84,7 +84,7 @@ def _rankings(state: WorkspaceState, counts: Counts) -> Step:
         return Step("rankings", "waiting", "等待候选回答。", "Waiting for candidates.")
     threshold = rankings_threshold(state)
     action = next_actions(state)[1]
-    if state.round_state in BUSY_ROUNDS or not isinstance(action, Waiting):
+    if state.round_state in (*BUSY_ROUNDS, "reviewing") or not isinstance(action, Waiting):
         return Step(
             "rankings",
             "done",
@@ -109,7 +109,7 @@ def _reward(state: WorkspaceState, current: RoundView | None, run: RunView | Non
     result = run.result or {}
     accuracy = result.get("accuracy")
     shown = "—" if accuracy is None else f"{accuracy:.0%}"
-    zh, en = f"未见题目上的准确率 {shown}", f"held-out accuracy {shown}"
+    zh, en = f"未见题目上的准确率 {shown}", f"right on {shown} of the unseen pairs"
     outcome, needed = result.get("outcome"), rankings_threshold(state)
     if outcome == "passed":
         return Step("reward", "done", f"{zh}：通过。", f"Passed: {en}.", run_id=run.id)
@@ -117,16 +117,27 @@ def _reward(state: WorkspaceState, current: RoundView | None, run: RunView | Non
         zh, en = f"{zh}：未通过，已手动开始 PPO。", f"Not passed: {en}. PPO was started by hand."
         return Step("reward", "done", zh, en, run_id=run.id)
     zh_outcome, en_outcome = {
-        "not_enough_evidence": ("证据不足", "Not enough evidence"),
+        "not_enough_evidence": ("证据不足", "Not enough evidence yet"),
         "failed": ("未通过", "Not passed"),
     }.get(str(outcome), ("未通过", "Not passed"))
+    todo_zh, todo_en = _more_rankings(state, needed)
     return Step(
-        "reward",
-        "attention",
-        f"{zh_outcome}（{zh}）：请再增加约 {needed} 个排序。" if needed else f"{zh_outcome}（{zh}）。",
-        f"{en_outcome} ({en}): add about {needed} rankings." if needed else f"{en_outcome} ({en}).",
+        "reward", "attention", f"{zh_outcome}（{zh}）{todo_zh}。", f"{en_outcome} ({en}){todo_en}.",
         run_id=run.id,
-    )
+    )  # fmt: skip
+
+
+def _more_rankings(state: WorkspaceState, needed: int | None) -> tuple[str, str]:
+    """What a team does that needs more rankings: rank, and import first what there is to rank."""
+    if not needed:
+        return "", ""
+    left = tasks_left(state)
+    if left is not None and left < needed:
+        return (
+            f"：请先导入约 {needed - left} 条新题目，再增加约 {needed} 个排序",
+            f": import about {needed - left} more prompts, then rank about {needed} more tasks",
+        )
+    return f"：请再增加约 {needed} 个排序", f": rank about {needed} more tasks"
 
 
 def _ppo(current: RoundView | None, run: RunView | None, reward: RunView | None, auto: bool) -> Step:

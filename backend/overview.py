@@ -7,6 +7,7 @@ Studio, processes or DBOS; needs no running server.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import func, select
@@ -39,12 +40,15 @@ def read_state(
     current = store.current_round(session, workspace_id)
     runs = store.runs(session, workspace_id)
     judged, comparisons = (0, 0) if current is None else judged_of(session, effective, current)
+    rankings = store.active_rankings(session, workspace_id)
+    published = prompts.get("published", 0)
     return WorkspaceState(
         prompts_new=prompts.get("new", 0),
         generating=any(run.kind == "generate" and run.state in ("queued", "running") for run in runs),
-        prompts_published=prompts.get("published", 0),
-        rankings=len(store.active_rankings(session, workspace_id)),
+        prompts_published=published,
+        rankings=len(rankings),
         rankings_new=store.new_rankings(session, workspace_id),
+        rankings_open=_rankings_open(published, rankings, effective.rankings_per_task),
         train_after_rankings=effective.train_after_rankings,
         training_requested=training_requested,
         round_state=current.state if current else None,
@@ -52,6 +56,12 @@ def read_state(
         comparisons=comparisons,
         comparisons_judged=judged,
     )
+
+
+def _rankings_open(published: int, rankings: Sequence[RankingRow], per_task: int) -> int:
+    """How many more rankings Label Studio will ask for."""
+    made = Counter(ranking.prompt_id for ranking in rankings)
+    return max(0, published * per_task - sum(min(number, per_task) for number in made.values()))
 
 
 def judged_of(session: Session, settings: Settings, current: RoundRow) -> tuple[int, int]:

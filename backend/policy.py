@@ -42,6 +42,8 @@ class WorkspaceState:
     """Active ones."""
     rankings_new: int = 0
     """Those that the newest reward run was not given."""
+    rankings_open: int | None = None
+    """How many more rankings the published tasks take; none if nobody counted."""
     train_after_rankings: int = 50
     training_requested: bool = False
     """Someone pressed Start Training."""
@@ -94,6 +96,11 @@ def rankings_threshold(state: WorkspaceState) -> int | None:
     return state.train_after_rankings
 
 
+def tasks_left(state: WorkspaceState) -> int | None:
+    """How many rankings are still to be made; none if nobody counted or more tasks are on their way."""
+    return None if state.prompts_new or state.generating else state.rankings_open
+
+
 def _generation(state: WorkspaceState) -> StartGenerate | Waiting:
     if state.generating:
         return Waiting("正在为题目生成候选回答。", "Candidates are being generated.")
@@ -127,6 +134,13 @@ def _reward(state: WorkspaceState) -> StartReward | Waiting:
     if state.rankings_new >= threshold:
         return StartReward()
     missing = threshold - state.rankings_new
+    if (left := tasks_left(state)) is not None and left < missing:
+        return Waiting(
+            f"再有 {missing} 个新排序才会自动开始训练，但只剩 {left} 个待排序的任务："
+            "请导入更多题目，或直接开始训练。",
+            f"Training starts by itself after {missing} more rankings, but only {left} tasks are left:"
+            " import more prompts, or start it now.",
+        )
     return Waiting(
         f"再有 {missing} 个新排序就自动开始训练（已有 {state.rankings_new} / {threshold}）。",
         f"Training starts by itself after {missing} more rankings ({state.rankings_new} of {threshold}).",

@@ -86,7 +86,8 @@ def advice_for(
     effective = settings_of(settings, workspace)
     results = results_of(session, workspace.id, current.id) if current else {}
     rankings = store.active_rankings(session, workspace.id)
-    policy = policy_of(session, current.id) if current else None
+    judged = _newest_judged(session, current)
+    policy = policy_of(session, judged.id) if judged else None
     measured = Measurements(
         prompts=sum(
             n for state, n in store.prompt_counts(session, workspace.id).items() if state != "deleted"
@@ -99,11 +100,19 @@ def advice_for(
         reward=results.get("reward", {}),
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
-        verdict=(current.verdict if current else None) or {},
+        verdict=(judged.verdict if judged else None) or {},
         comparisons_wanted=effective.review_seen + effective.review_unseen,
         promoted=policy is not None and policy.id == workspace.serving_policy,
     )
     return advise(measured)
+
+
+def _newest_judged(session: Session, current: RoundRow | None) -> RoundRow | None:
+    """The round whose verdict counts: the one before, until the current round has a policy of its own."""
+    if current is None or current.verdict or policy_of(session, current.id):
+        return current
+    decided = [row for row in store.rounds(session, current.workspace) if row.verdict]
+    return decided[-1] if decided else current
 
 
 def build_report(session: Session, settings: Settings, current: RoundRow) -> Report:

@@ -34,7 +34,7 @@ def test_status_shows_steps_rounds_runs_metrics_and_the_next_step(
 ) -> None:
     assert main(["status"]) == 0
     shown = capsys.readouterr().out
-    for expected in ("candidates", "下一步", "team-r1", "ppo-", "objective/kl", "better"):
+    for expected in ("candidates", "下一步", "team-r1", "ppo-", "objective/kl", "better", "127.0.0.1:9090"):
         assert expected in shown, expected
 
 

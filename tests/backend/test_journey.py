@@ -117,6 +117,21 @@ def test_gate_that_did_not_pass_says_how_many_rankings_to_add() -> None:
     assert "83%" in step.reason_en and "40" in step.reason_en and "40" in step.reason_zh
 
 
+def test_ranking_is_nobodys_turn_while_the_team_reviews() -> None:
+    found = steps("reviewing", run("reward", result=PASSED), run("ppo", result={}), run("compare", result={}))
+    assert (found["rankings"].state, found["review"].state) == ("done", "people")
+
+
+def test_gate_that_did_not_pass_asks_for_prompts_if_no_tasks_are_left() -> None:
+    result = {"outcome": "not_enough_evidence", "accuracy": 0.67, "rankings_needed": 20}
+    runs = [run("reward", result=result)]
+    reward = RewardRun("succeeded", "not_enough_evidence", 20)
+    facts = WorkspaceState(prompts_published=40, rankings=40, rankings_open=5, reward=reward)
+    step = five_steps(facts, RANKED, round_in("gated"), runs)[2]
+    assert "import about 15 more prompts, then rank about 20" in step.reason_en
+    assert "15 条新题目" in step.reason_zh
+
+
 def test_passed_gate_without_auto_ppo_asks_for_a_decision() -> None:
     found = steps("gated", run("reward", result=PASSED), auto_ppo=False)
     assert (found["reward"].state, found["ppo"].state) == ("done", "attention")

@@ -54,6 +54,13 @@ def test_reward_starts_at_the_threshold_and_not_one_earlier() -> None:
     assert "after 1 more" in reason(reward(replace(READY, rankings=49, rankings_new=49)))
 
 
+def test_too_few_tasks_for_the_threshold_ask_for_more_prompts() -> None:
+    few = replace(READY, rankings=40, rankings_new=40, rankings_open=0)
+    assert "import more prompts" in reason(reward(few))
+    assert "import" not in reason(reward(replace(few, rankings_open=10)))
+    assert "import" not in reason(reward(replace(few, generating=True)))
+
+
 def test_start_training_needs_no_threshold_but_a_ranking() -> None:
     assert reward(replace(READY, rankings=3, rankings_new=3, training_requested=True)) == StartReward()
     none = replace(READY, rankings=0, rankings_new=0, training_requested=True)

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from backend import wsgi
-from backend.tables import ComparisonRow, ModelRow, RunRow, SampleRow, WorkspaceRow
+from backend.tables import ComparisonRow, ModelRow, RoundRow, RunRow, SampleRow, WorkspaceRow
 from tests.backend.console_seed import Stage
 from tests.backend.web import PASSWORD, USERNAME, SeededService, seeded, settings
 
@@ -192,6 +192,39 @@ def test_the_page_follows_what_happens_without_reloading(
     with service.store.session() as session:
         session.get_one(RunRow, "reward-5e6f7a8b").progress_done = 59
     wait(browser, "return document.getElementById('steps').textContent.includes('59 / 60')")
+
+
+def test_a_verdict_stays_while_the_next_round_trains(tmp_path: Path, open_browser: Any, serve: Any) -> None:
+    service = seeded(tmp_path / "data")
+    with service.store.session() as session:
+        session.add(RoundRow(id="team-r2", workspace="team", number=2, state="rewarding"))
+    browser = open_browser()
+    log_in(browser, serve(service))
+    assert "The new model is better" in text(browser, "#verdict")
+    assert "Round 1" in text(browser, "#verdict")
+
+
+@pytest.mark.parametrize(("outcome", "button"), [("passed", "Start PPO"), ("failed", "Run PPO anyway")])
+def test_ppo_by_hand_is_called_what_it_is(
+    tmp_path: Path, open_browser: Any, serve: Any, outcome: str, button: str
+) -> None:
+    service = seeded(tmp_path / "data", "tuning")
+    with service.store.session() as session:
+        session.query(RunRow).filter_by(kind="ppo").delete()
+        session.query(RunRow).filter_by(kind="reward").one().result = {"outcome": outcome, "accuracy": 0.9}
+        session.get_one(RoundRow, "team-r1").state = "gated"
+    browser = open_browser()
+    log_in(browser, serve(service))
+    assert button in text(browser, "#hero .actions")
+
+
+def test_the_projects_are_linked_in_the_order_of_the_journey(
+    tmp_path: Path, open_browser: Any, serve: Any
+) -> None:
+    browser = open_browser()
+    log_in(browser, serve(seeded(tmp_path / "data")))
+    links = [link.text.rstrip("↗") for link in browser.find_elements(By.CSS_SELECTOR, "#links a")]
+    assert links == ["Prompts", "Ranking", "Review"]
 
 
 def test_language_and_theme_are_kept(tmp_path: Path, open_browser: Any, serve: Any) -> None:

@@ -39,8 +39,8 @@ function paint(width, { present, target, format, bounds, xLabel, title }) {
   const description = `${title}: ${present.map((one) => `${one.label} ${format(one.points.at(-1)[1])}`).join(", ")}`;
   const image = s("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": description },
     axes({ xs, ys, x, y, width, format, xLabel }),
-    target ? targetLine(target, y, width) : null,
-    present.map((one) => curve(one, x, y)));
+    present.map((one) => curve(one, x, y)),
+    target ? targetLine(target, y, width) : null);
   const tip = h("div", { class: "tip", hidden: true });
   follow(image, tip, { present, x, y, width, format, xLabel });
   return [image, tip];

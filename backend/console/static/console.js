@@ -8,6 +8,7 @@ import { currentLanguage, switchLanguage, t } from "./texts.js";
 import { ppoPanel, rewardPanel } from "./training.js";
 
 const EVERY_MS = 2000;
+const PROJECTS = ["prompts", "ranking", "review", "report"];
 const root = document.documentElement;
 const page = { workspace: new URLSearchParams(location.search).get("workspace"), view: null, error: "" };
 
@@ -80,7 +81,7 @@ function render() {
   part("problems", [status.problems, status.label_studio_error], () => problems(status));
   part("reward", [runOf("reward"), curves, gate], () => rewardPanel(...runOf("reward"), curves, gate));
   part("ppo", [runOf("ppo"), curves], () => ppoPanel(...runOf("ppo"), curves));
-  part("verdict", status.round, () => verdictCard(status.round));
+  part("verdict", status.rounds, () => verdictCard(status.rounds));
   part("advice", [status.advice, links], () => advice(status, links, act));
   part("samples", samples, () => samplesCard(samples));
   part("models", status.models, () => modelsTable(status.models));
@@ -94,8 +95,8 @@ function renderBar(language, view) {
   document.getElementById("theme").title = t("theme");
   document.getElementById("theme").setAttribute("aria-label", t("theme"));
   const links = view?.links ?? {};
-  draw("links", [language, links], () => Object.entries(links).map(([name, address]) =>
-    h("a", { href: address, target: "_blank", rel: "noopener noreferrer", title: t("links_title") }, t(`link_${name}`), h("span", { "aria-hidden": "true" }, "↗"))));
+  draw("links", [language, links], () => PROJECTS.filter((name) => links[name]).map((name) =>
+    h("a", { href: links[name], target: "_blank", rel: "noopener noreferrer", title: t("links_title") }, t(`link_${name}`), h("span", { "aria-hidden": "true" }, "↗"))));
   const workspaces = view?.workspaces ?? [];
   draw("workspaces", [language, workspaces, view?.status?.workspace], () => {
     const option = ({ id, title }) => h("option", { value: id, selected: id === view.status.workspace }, title);

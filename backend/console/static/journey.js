@@ -57,13 +57,16 @@ function buttons(status, act) {
   const newest = newestPolicy(status);
   const made = [];
   if (training) made.push(act.button("stop", { id: running.id }, `/api/runs/${running.id}/cancel`, {}, "danger"));
-  else if (status.counts.rankings_new) made.push(act.button("train", {}, act.path("train"), {}));
+  else if (status.counts.rankings_new && status.round?.state !== "reviewing") made.push(act.button("train", {}, act.path("train"), {}));
   const failed = status.runs.findLast(({ round_id: round }) => round && round === status.round?.id);
   if (!training && ["failed", "cancelled"].includes(failed?.state)) made.push(act.button("retry", {}, `/api/runs/${failed.id}/retry`, {}, "primary"));
   if (status.round?.state === "reviewing" && status.round.judged) {
     made.push(act.button("conclude", { done: count(status.round.judged), total: count(status.round.comparisons) }, act.path("conclude"), {}));
   }
-  if (status.round?.state === "gated") made.push(act.button("ppo", {}, act.path("ppo"), {}));
+  if (status.round?.state === "gated") {
+    const passed = status.runs.findLast(({ kind }) => kind === "reward")?.result?.outcome === "passed";
+    made.push(act.button(passed ? "ppo_passed" : "ppo", {}, act.path("ppo"), {}, passed ? "primary" : ""));
+  }
   if (newest && !newest.serving && newest.state === "published") {
     const better = status.round?.verdict?.verdict === "better" && newest.round_id === status.round.id;
     made.push(act.button("promote", { model: newest.id }, act.path("promote"), { model: newest.id }, better ? "primary" : ""));

@@ -6,12 +6,14 @@ import { change } from "./training.js";
 
 const TONES = { better: "done", worse: "attention", no_difference: "waiting", not_enough_evidence: "people" };
 
-/** Wins, ties and losses, seen and unseen apart; before the verdict, how far the review is. */
-export function verdictCard(round) {
+/** Wins, ties and losses, seen and unseen apart; before the verdict, how far the review is.
+ *  The last verdict stays until the next round's review begins. */
+export function verdictCard(rounds) {
+  const round = rounds.findLast(({ verdict, comparisons }) => verdict || comparisons);
   const verdict = round?.verdict;
   const head = (...more) => h("div", { class: "card-head" }, h("h2", {}, t("verdict_title")), ...more);
-  if (!verdict && !round?.comparisons) return [head(), h("p", { class: "empty" }, t("verdict_none"))];
-  const judged = h("span", { class: "quiet-text" }, t("judged", { done: count(round.judged), total: count(round.comparisons) }));
+  if (!round) return [head(), h("p", { class: "empty" }, t("verdict_none"))];
+  const judged = h("span", { class: "quiet-text" }, [t("round", { n: round.number }), t("judged", { done: count(round.judged), total: count(round.comparisons) })].join(" · "));
   if (!verdict) {
     const bar = h("i");
     bar.style.width = `${(100 * round.judged) / round.comparisons}%`;

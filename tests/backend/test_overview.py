@@ -1,0 +1,60 @@
+"""What is read from a workspace's rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.overview import read_state
+from backend.tables import ModelRow, PromptRow, RankingRow, RoundRow, WorkspaceRow
+from tests.backend.web import SeededService, seeded
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> SeededService:
+    """A round with its verdict `better`, and a next round that has just begun."""
+    made = seeded(tmp_path / "data")
+    with made.store.session() as session:
+        session.add(RoundRow(id="team-r2", workspace="team", number=2, state="rewarding"))
+    return made
+
+
+def test_last_verdicts_advice_stays_while_the_next_round_trains(service: SeededService) -> None:
+    assert "promote" in {found.id for found in service.status("team").advice}
+
+
+def test_last_verdicts_advice_ends_with_the_promotion(service: SeededService) -> None:
+    with service.store.session() as session:
+        session.get_one(WorkspaceRow, "team").serving_policy = "policy-team-1"
+    assert "promote" not in {found.id for found in service.status("team").advice}
+
+
+def test_last_verdicts_advice_ends_with_the_next_policy(service: SeededService) -> None:
+    with service.store.session() as session:
+        session.add(
+            ModelRow(
+                id="policy-team-2", workspace="team", kind="policy", round_id="team-r2", run_id="ppo-2",
+                path="policy-team-2", base_model="embedded",
+            )
+        )  # fmt: skip
+    assert "promote" not in {found.id for found in service.status("team").advice}
+
+
+def test_rankings_that_tasks_still_take_count_each_task_once(service: SeededService) -> None:
+    with service.store.session() as session:
+        session.query(PromptRow).delete()
+        session.query(RankingRow).delete()
+        for name in ("p1", "p2", "p3"):
+            session.add(
+                PromptRow(workspace="team", prompt_id=name, text=name, split="train", state="published")
+            )
+        for number in (1, 2):
+            session.add(
+                RankingRow(
+                    annotation_id=number, workspace="team", task=1, prompt_id="p1", annotator=number,
+                    updated_at="", result_hash="", state="active", order=[],
+                )
+            )  # fmt: skip
+    with service.store.reading() as session:
+        assert read_state(session, service.settings, "team").rankings_open == 2
