@@ -60,11 +60,12 @@ def advise(measured: Measurements) -> list[Advice]:
 def _promote(m: Measurements) -> Advice | None:
     if m.verdict.get("verdict") != "better" or m.promoted:
         return None
-    rate, p = m.verdict["win_rate"], m.verdict["p_value"]
+    rate, p_value = m.verdict["win_rate"], m.verdict["p_value"]
+    p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
     return Advice(
         "promote",
-        f"新模型的盲评胜率为 {rate:.0%}（p = {p:.3g}）：可以启用它，下一轮候选回答将由它生成。",
-        f"The new model wins {rate:.0%} of the blind review (p = {p:.3g}): promote it, and the next round's"
+        f"新模型的盲评胜率为 {rate:.0%}（{p}）：可以启用它，下一轮候选回答将由它生成。",
+        f"The new model wins {rate:.0%} of the blind review ({p}): promote it, and the next round's"
         " candidates come from it.",
         "promote",
     )

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from backend import store
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
-from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold
+from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold, tasks_left
 from backend.rounds import advice_for
 from backend.settings import Settings
 from backend.status import (
@@ -144,6 +144,7 @@ def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Count
         malformed=session.scalars(malformed).one(),
         comparisons=state.comparisons,
         judgements=session.scalars(judgements).one(),
+        tasks_left=tasks_left(state),
     )
 
 

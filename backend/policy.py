@@ -136,10 +136,10 @@ def _reward(state: WorkspaceState) -> StartReward | Waiting:
     missing = threshold - state.rankings_new
     if (left := tasks_left(state)) is not None and left < missing:
         return Waiting(
-            f"再有 {missing} 个新排序才会自动开始训练，但只剩 {left} 个待排序的任务："
-            "请导入更多题目，或直接开始训练。",
-            f"Training starts by itself after {missing} more rankings, but only {left} tasks are left:"
-            " import more prompts, or start it now.",
+            f"再有 {missing} 个新排序才会自动开始训练，但只剩 {left} 个待排序的任务：请导入更多题目"
+            + ("，或直接开始训练。" if state.rankings_new else "。"),
+            f"Training starts by itself after {missing} more rankings, but {f'only {left}' if left else 'no'}"
+            " tasks are left: import more prompts" + (", or start it now." if state.rankings_new else "."),
         )
     return Waiting(
         f"再有 {missing} 个新排序就自动开始训练（已有 {state.rankings_new} / {threshold}）。",

@@ -129,6 +129,7 @@ class Settings:
                 "`LABEL_STUDIO_API_KEY` is empty; needed is a Label Studio access token"
                 " (Label Studio → Account & Settings → Access Token)"
             )
+        faults += _model_faults(values.get("base_model", ""))
         try:
             settings = cls(**values)
         except SettingsError as error:
@@ -281,6 +282,16 @@ def read_settings_file(path: Path) -> dict[str, str]:
             raise SettingsError([f"`{path}` line {number} has no `=`; needed is NAME=value"])
         values[name.strip()] = value.strip()
     return values
+
+
+def _model_faults(base_model: str) -> list[str]:
+    """A path that is none would only be found out with the first prompts; a hub name may be right."""
+    if not base_model.startswith(("/", "./", "../", "~")) or (Path(base_model) / "config.json").is_file():
+        return []
+    return [
+        f"`BASE_MODEL` is `{base_model}`, which holds no `config.json`; needed is a directory in Hugging Face"
+        " layout or a hub name"
+    ]
 
 
 def _field_docs() -> dict[str, str]:

@@ -119,6 +119,8 @@ class Counts(View):
     malformed: int
     comparisons: int
     judgements: int
+    tasks_left: int | None = None
+    """Rankings that the published tasks still take; none while more tasks are on their way."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from backend.settings import SETTINGS_FILE, read_settings_file
+from backend.settings import SETTINGS_FILE, Settings, read_settings_file
 from scripts.credentials import Credentials, load_or_create, write_private
 from scripts.label_studio_server import LabelStudioServer, LabelStudioStartError, Progress, free_port
 
@@ -88,8 +88,11 @@ class System:
     def start(self, progress: Progress | None = None) -> None:
         """Start both and return when both answer.
 
-        Raises: ServiceError: one does not start, or this system is running already.
+        Raises:
+            ServiceError: one does not start, or this system is running already.
+            SettingsError: the backend would refuse its settings.
         """
+        Settings.from_environment(os.environ | self.credentials.to_environment() | self._settings)
         self._take_lock()
         try:
             _end_leftovers(self.directory / "processes.json", progress)

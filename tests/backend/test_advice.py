@@ -89,3 +89,8 @@ def test_nothing_measured_gives_no_advice() -> None:
 def test_ordinary_ends_of_ppo_give_no_advice() -> None:
     for reason in ("converged", "updates"):
         assert find("clip_lower", {"ppo": {"stop_reason": reason, "kl": 5.0}}) is None
+
+
+def test_tiny_p_value_is_said_as_people_say_it() -> None:
+    (advice,) = advise(Measurements(verdict={**VERDICT, "verdict": "better", "p_value": 3.6e-12}))
+    assert "p < 0.001" in advice.en and "p < 0.001" in advice.zh

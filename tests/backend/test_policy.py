@@ -57,6 +57,8 @@ def test_reward_starts_at_the_threshold_and_not_one_earlier() -> None:
 def test_too_few_tasks_for_the_threshold_ask_for_more_prompts() -> None:
     few = replace(READY, rankings=40, rankings_new=40, rankings_open=0)
     assert "import more prompts" in reason(reward(few))
+    assert "start it now" in reason(reward(few))
+    assert "start it now" not in reason(reward(replace(few, rankings_new=0)))
     assert "import" not in reason(reward(replace(few, rankings_open=10)))
     assert "import" not in reason(reward(replace(few, generating=True)))
 

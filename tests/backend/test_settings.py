@@ -117,3 +117,16 @@ def test_every_setting_is_documented_with_its_own_variable() -> None:
     assert by_name["host"].variable == "BACKEND_HOST"
     assert by_name["train_after_rankings"].default == "50"
     assert by_name["webhook_secret"].secret
+
+
+@pytest.mark.parametrize("base_model", ["/nope", "./nope", "~/nope"])
+def test_base_model_that_is_a_path_to_nothing_is_refused(base_model: str) -> None:
+    with pytest.raises(SettingsError, match=r"`BASE_MODEL` is .*nope"):
+        Settings.from_environment({"LABEL_STUDIO_API_KEY": "0" * 40, "BASE_MODEL": base_model})
+
+
+def test_base_model_is_a_directory_or_a_hub_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    for base_model in (str(tmp_path), "Qwen/Qwen2.5-0.5B-Instruct"):
+        env = {"LABEL_STUDIO_API_KEY": "0" * 40, "BASE_MODEL": base_model}
+        assert Settings.from_environment(env).base_model == base_model

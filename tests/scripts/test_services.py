@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backend.errors import SettingsError
+from backend.lock import DirectoryLock
 from scripts import services
 from scripts.services import ServiceError, System, choose_port, stop_running
 
@@ -57,6 +59,12 @@ def test_second_start_in_one_directory_is_refused(tmp_path: Path) -> None:
     holder.communicate()
 
 
+def test_settings_that_the_backend_would_refuse_are_told_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"`/nope`, which holds no `config\.json`"):
+        System(tmp_path, {"BASE_MODEL": "/nope"}).start()
+    assert not (tmp_path / "lock").exists()
+
+
 def test_stopping_says_whether_anything_ran(tmp_path: Path) -> None:
     assert stop_running(tmp_path) is False
     holder = start_holder(tmp_path)
@@ -93,8 +101,11 @@ def test_backend_that_ends_at_once_is_reported_with_its_last_words(
     monkeypatch.setattr(services, "SETTINGS_FILE", tmp_path / "settings.env")
     monkeypatch.setattr(System, "label_studio_url", "http://127.0.0.1:1")
     monkeypatch.setattr(System, "_start_label_studio", lambda self, progress: self.log_dir.mkdir())
-    with pytest.raises(ServiceError, match="GATE_ACCURACY"):
-        System(tmp_path / "system", {"GATE_ACCURACY": "nine"}).start()
+    taken = DirectoryLock(tmp_path / "system" / "data")
+    taken.take()
+    with pytest.raises(ServiceError, match="another backend"):
+        System(tmp_path / "system").start()
+    taken.release()
     assert stop_running(tmp_path / "system") is False
 
 

@@ -41,10 +41,12 @@ export const modelName = (id) => (id === "base" ? t("base") : id);
 
 /** Where the team works when it is their turn. */
 function turn({ key, state }, { counts, round }, links) {
+  const toImport = [links.prompts, t("action_import_prompts")];
+  const toRank = counts.tasks_left === 0 ? toImport : [links.ranking, t("action_rank")];
   const [address, text] = {
-    candidates: [links.prompts, t("action_import_prompts")],
-    rankings: [links.ranking, t("action_rank")],
-    reward: [links.ranking, t("action_rank")],
+    candidates: toImport,
+    rankings: toRank,
+    reward: toRank,
     review: [links.review, t("action_review")],
   }[key] ?? [];
   const theirs = state === "people" || (key === "candidates" && counts.prompts === 0) || (key === "reward" && round?.state === "gated");
