@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, default=Path("var/team"), help="where everything lives")
     options = parser.parse_args(arguments)
     display = Display()
+    failed = "not started"
     stop_on_signals()
     try:
         with System(options.directory) as system:
@@ -41,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             display.say("2. Rank the answers in the ranking project · 在“排序”项目中排序")
             display.say("3. Follow the training in the console · 在控制台查看训练")
+            failed = "stopped"
             stay_up(system, display)
     except (ServiceError, AccountError, BackendError) as error:
-        display.console.print(f"\nnot started: {error}", style="red", markup=False)
+        display.console.print(f"\n{failed}: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         display.say("\nstopped; `make up` goes on from here · 已停止，再次 make up 即可继续")
