@@ -38,7 +38,7 @@ def test_whole_journey_ends_with_a_verdict_a_report_and_one_model_of_each_kind(w
     assert whole.service.status("team").steps[0].state == "waiting"
     to_review(whole)
     status = whole.service.status("team")
-    assert [step.state for step in status.steps] == ["done", "people", "done", "done", "people"]
+    assert [step.state for step in status.steps] == ["done", "done", "done", "done", "people"]
     assert len(whole.tasks("review")) == status.counts.comparisons == 6
     whole.review()
     whole.wait_for_round("decided")
