@@ -51,7 +51,6 @@ class Team:
             "SESSION_SECRET": "another-long-test-secret",
             "DATA_DIR": str(directory / "data"),
             "SETTINGS_FILE": str(directory / "none.env"),
-            "BASE_MODEL": str(directory),
             "RECONCILE_SECONDS": "0.5",
             "TRAIN_AFTER_RANKINGS": str(RANKINGS),
             "REVIEW_SEEN": "3",
