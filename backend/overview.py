@@ -123,7 +123,9 @@ def _newest_reward(runs: Any) -> RewardRun | None:
 
 def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Counts:
     prompts = store.prompt_counts(session, workspace_id)
-    rankings = store.active_rankings(session, workspace_id)
+    annotators = select(func.count(func.distinct(RankingRow.annotator))).where(
+        RankingRow.workspace == workspace_id, RankingRow.state == "active"
+    )
     responses = select(func.count()).where(ResponseRow.workspace == workspace_id)
     malformed = select(func.count()).where(
         RankingRow.workspace == workspace_id, RankingRow.state == "malformed"
@@ -137,10 +139,10 @@ def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Count
         prompts_published=prompts.get("published", 0),
         prompts_flagged=prompts.get("flagged", 0),
         responses=session.scalars(responses).one(),
-        rankings=len(rankings),
+        rankings=state.rankings,
         rankings_new=state.rankings_new,
         rankings_needed=max(0, threshold - state.rankings_new) if threshold is not None else 0,
-        annotators=len({ranking.annotator for ranking in rankings}),
+        annotators=session.scalars(annotators).one(),
         malformed=session.scalars(malformed).one(),
         comparisons=state.comparisons,
         judgements=session.scalars(judgements).one(),
