@@ -17,7 +17,7 @@ from backend import store
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
 from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold, tasks_left
-from backend.rounds import advice_for
+from backend.rounds import advice_for, policy_of
 from backend.settings import Settings
 from backend.status import (
     AdviceView,
@@ -55,6 +55,7 @@ def read_state(
         reward=_newest_reward(runs),
         comparisons=comparisons,
         comparisons_judged=judged,
+        decision_open=current is not None and _decision_open(session, current),
     )
 
 
@@ -62,6 +63,12 @@ def _rankings_open(published: int, rankings: Sequence[RankingRow], per_task: int
     """How many more rankings Label Studio will ask for."""
     made = Counter(ranking.prompt_id for ranking in rankings)
     return max(0, published * per_task - sum(min(number, per_task) for number in made.values()))
+
+
+def _decision_open(session: Session, current: RoundRow) -> bool:
+    better = current.state == "decided" and (current.verdict or {}).get("verdict") == "better"
+    policy = policy_of(session, current.id) if better else None
+    return policy is not None and policy.state == "published"
 
 
 def judged_of(session: Session, settings: Settings, current: RoundRow) -> tuple[int, int]:

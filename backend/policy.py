@@ -53,6 +53,8 @@ class WorkspaceState:
     comparisons: int = 0
     comparisons_judged: int = 0
     """Those with as many judgements as wanted."""
+    decision_open: bool = False
+    """The newest round's model is better, and nobody has promoted it yet."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,11 @@ def _reward(state: WorkspaceState) -> StartReward | Waiting:
         return StartReward()
     if state.round_state == "reviewing":
         return Waiting("先完成盲评，再训练下一轮。", "The blind review comes first, then the next round.")
+    if state.decision_open:
+        return Waiting(
+            "新模型胜出：请先启用它；要在原模型上继续，请按“开始训练”。",
+            "The new model won: promote it first, or press Start Training to go on without it.",
+        )
     threshold = rankings_threshold(state)
     if threshold is None:
         return Waiting("等待“开始训练”。", "Waiting for Start Training.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backend import registry
 from backend.overview import read_state
 from backend.tables import ModelRow, PromptRow, RankingRow, RoundRow, WorkspaceRow
 from tests.backend.web import SeededService, seeded
@@ -58,3 +59,19 @@ def test_rankings_that_tasks_still_take_count_each_task_once(service: SeededServ
             )  # fmt: skip
     with service.store.reading() as session:
         assert read_state(session, service.settings, "team").rankings_open == 2
+
+
+def test_decision_stays_open_until_the_winner_is_promoted(tmp_path: Path) -> None:
+    made = seeded(tmp_path / "other")
+
+    def decision_open() -> bool:
+        with made.store.reading() as session:
+            return read_state(session, made.settings, "team").decision_open
+
+    assert decision_open()
+    with made.store.session() as session:
+        registry.promote(session, "team", "policy-team-1", "better")
+    assert not decision_open()
+    with made.store.session() as session:
+        registry.rollback(session, "team")
+    assert not decision_open()

@@ -81,6 +81,13 @@ def test_open_review_holds_back_automatic_training_only() -> None:
     assert reward(replace(reviewing, training_requested=True)) == StartReward()
 
 
+def test_winner_that_nobody_promoted_yet_holds_back_automatic_training_only() -> None:
+    won = replace(READY, round_state="decided", decision_open=True)
+    assert "promote it first" in reason(reward(won))
+    assert reward(replace(won, training_requested=True)) == StartReward()
+    assert reward(replace(won, decision_open=False)) == StartReward()
+
+
 @pytest.mark.parametrize(("needed", "threshold"), [(0, 20), (30, 30), (80, 50)])
 @pytest.mark.parametrize("outcome", ["not_enough_evidence", "failed"])
 def test_gate_that_did_not_pass_asks_for_twenty_to_fifty_more(
