@@ -98,6 +98,15 @@ def _train(settings: Settings, options: argparse.Namespace) -> int:
     return _tell(answer)
 
 
+def _conclude(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    service.conclude(name)
+    _call_server(service, name)
+    print(f"the review of `{name}` ends with the judgements that are there; the verdict follows")
+    return 0
+
+
 def _promote(settings: Settings, options: argparse.Namespace) -> int:
     service = Service(settings)
     name = _workspace(service, options)
@@ -252,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     of_workspace(command("status", _status, "show rounds, runs, metrics and the next step"))
     train = of_workspace(command("train", _train, "train the reward model now, or with --ppo the policy"))
     train.add_argument("--ppo", action="store_true", help="start PPO of the current round by hand")
+    of_workspace(command("conclude", _conclude, "end the review with the judgements that are there"))
     promote = of_workspace(command("promote", _promote, "let a policy write the next round's candidates"))
     promote.add_argument("model", help="its id, e.g. policy-team-1; `base` for the base model")
     promote.add_argument("--reason", default="by command", help="kept in the history")

@@ -55,6 +55,7 @@ def read_state(
         reward=_newest_reward(runs),
         comparisons=comparisons,
         comparisons_judged=judged,
+        conclude_asked=current is not None and current.conclude_asked,
         decision_open=current is not None and _decision_open(session, current),
     )
 

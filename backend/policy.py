@@ -53,6 +53,8 @@ class WorkspaceState:
     comparisons: int = 0
     comparisons_judged: int = 0
     """Those with as many judgements as wanted."""
+    conclude_asked: bool = False
+    """Someone wants the verdict from the judgements that are there."""
     decision_open: bool = False
     """The newest round's model is better, and nobody has promoted it yet."""
 
@@ -157,7 +159,7 @@ def _reward(state: WorkspaceState) -> StartReward | Waiting:
 def _review(state: WorkspaceState) -> Conclude | Waiting:
     if state.round_state != "reviewing":
         return Waiting("盲评在 PPO 结束后开始。", "The blind review begins when PPO has ended.")
-    if state.comparisons and state.comparisons_judged >= state.comparisons:
+    if state.conclude_asked or (state.comparisons and state.comparisons_judged >= state.comparisons):
         return Conclude()
     missing = state.comparisons - state.comparisons_judged
     return Waiting(

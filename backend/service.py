@@ -175,14 +175,14 @@ class Service:
 
         Raises: ConflictError: no review is open, or nothing was judged.
         """
-        with self.store.reading() as session:
+        with self.store.session() as session:
             current = store.current_round(session, workspace)
-            judged = store.active_judgements(session, current.id) if current else ()
-        if current is None or current.state != "reviewing":
-            raise ConflictError(f"no review is open in `{workspace}`")
-        if not judged:
-            raise ConflictError(f"nothing was judged in `{workspace}` yet; judge some comparisons first")
-        self._workflows.start_conclude(current.id)
+            if current is None or current.state != "reviewing":
+                raise ConflictError(f"no review is open in `{workspace}`")
+            if not store.active_judgements(session, current.id):
+                raise ConflictError(f"nothing was judged in `{workspace}` yet; judge some comparisons first")
+            current.conclude_asked = True
+        self._wake_up()
 
     def retry(self, run_id: str) -> None:
         """Try a failed or cancelled run again; it goes on where it was.

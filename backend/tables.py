@@ -185,6 +185,7 @@ class RoundRow(Base):
     created: Mapped[float] = mapped_column(default=time.time)
     finished: Mapped[float | None]
     reason: Mapped[str] = mapped_column(Text, default="")
+    conclude_asked: Mapped[bool] = mapped_column(default=False)
 
 
 class RunRow(Base):

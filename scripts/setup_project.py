@@ -80,9 +80,9 @@ def set_up_workspace(
     client.check()
     work = _Work(settings, client, name, title or name, reset_config, Setup())
     _make_projects(work)
-    _connect(work)
+    addresses = _connect(work)
     for kind in label_config.NAMES:
-        _webhooks(work, kind)
+        _webhooks(work, kind, addresses)
     return work.setup
 
 
@@ -122,8 +122,9 @@ def _make_projects(work: _Work) -> None:
     store.create_all()
     try:
         known = _known_projects(store, work.client, work.name)
-        for kind in label_config.NAMES:
-            work.setup.projects[kind] = _project(work, kind, known.get(kind))
+        made = {kind: _project(work, kind, known.get(kind)) for kind in reversed(label_config.NAMES)}
+        for kind in label_config.NAMES:  # Label Studio lists the newest project first
+            work.setup.projects[kind] = made[kind]
         _store_workspace(store, work)
     finally:
         store.close()
@@ -207,11 +208,16 @@ def _store_workspace(store: Store, work: _Work) -> None:
             setattr(row, f"{kind}_project", project)
 
 
-def _connect(work: _Work) -> None:
-    """Connect the ML backend to the ranking project, once."""
+def _connect(work: _Work) -> set[str]:
+    """Connect the ML backend to the ranking project, once, also after the backend has moved.
+
+    Returns: its address and those it had before.
+    """
     project, settings = work.setup.projects["ranking"], work.settings
     mine = [
-        known for known in work.client.ml_backends(project) if known["url"].rstrip("/") == work.backend_url
+        known
+        for known in work.client.ml_backends(project)
+        if known["url"].rstrip("/") == work.backend_url or known["title"] == ML_BACKEND_TITLE
     ]
     try:
         work.client.connect_ml_backend(
@@ -233,9 +239,10 @@ def _connect(work: _Work) -> None:
             work.note("connected the ML backend to the ranking project")
     for twin in mine[1:]:
         work.client.delete_ml_backend(twin["id"])
+    return {work.backend_url, *(known["url"].rstrip("/") for known in mine)}
 
 
-def _webhooks(work: _Work, kind: label_config.Name) -> None:
+def _webhooks(work: _Work, kind: label_config.Name, addresses: set[str]) -> None:
     """Leave exactly one webhook; the one that Label Studio makes by itself carries no secret."""
     project, client, secret = work.setup.projects[kind], work.client, work.settings.webhook_secret
     wanted: dict[str, Any] = {
@@ -245,9 +252,9 @@ def _webhooks(work: _Work, kind: label_config.Name) -> None:
     }
     mine: list[dict[str, Any]] = []
     for hook in client.webhooks(project):
-        if hook["url"] == wanted["url"] and not mine and wanted["actions"]:
+        if hook["url"].endswith(HOOK_PATH) and not mine and wanted["actions"]:
             mine.append(hook)
-        elif hook["url"].startswith(f"{work.backend_url}/"):
+        elif any(hook["url"].startswith(f"{address}/") for address in addresses):
             client.delete_webhook(hook["id"])
     if not wanted["actions"]:
         return
@@ -261,7 +268,8 @@ def _webhooks(work: _Work, kind: label_config.Name) -> None:
 
 def _differs(hook: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return (
-        sorted(hook.get("actions") or ()) != sorted(wanted["actions"])
+        hook["url"] != wanted["url"]
+        or sorted(hook.get("actions") or ()) != sorted(wanted["actions"])
         or hook.get("headers") != wanted["headers"]
         or hook.get("send_for_all_actions", False)
         or not hook.get("is_active", True)

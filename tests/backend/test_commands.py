@@ -12,6 +12,7 @@ import pytest
 from backend.__main__ import main
 from backend.settings import Settings
 from backend.store import Store
+from backend.tables import RoundRow
 from tests.backend.console_seed import seed
 
 
@@ -52,6 +53,7 @@ def test_status_of_an_empty_system_says_what_to_do(
     [
         (["status", "--workspace", "nobody"], "there is no workspace `nobody`"),
         (["promote", "policy-team-9"], "there is no model `policy-team-9`"),
+        (["conclude"], "no review is open in `team`"),
         (["cancel", "reward-99"], "there is no run `reward-99`"),
         (["retry", "reward-99"], "there is no run `reward-99`"),
     ],
@@ -91,6 +93,17 @@ def test_export_writes_the_rankings_as_preferences(
     assert lines and columns <= set(json.loads(lines[0]))
 
 
+def test_conclude_asks_the_server_for_the_verdict(seeded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(Settings.from_environment().store_url)
+    with store.session() as session:
+        session.get_one(RoundRow, "team-r1").state = "reviewing"
+    assert main(["conclude"]) == 0
+    assert "the verdict follows" in capsys.readouterr().out
+    with store.reading() as session:
+        assert session.get_one(RoundRow, "team-r1").conclude_asked
+    store.close()
+
+
 def test_training_with_label_studio_away_uses_the_rankings_that_are_known(
     seeded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,5 +115,15 @@ def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    for command in ("serve", "status", "train", "promote", "rollback", "cancel", "retry", "export"):
+    for command in (
+        "serve",
+        "status",
+        "train",
+        "conclude",
+        "promote",
+        "rollback",
+        "cancel",
+        "retry",
+        "export",
+    ):
         assert command in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ def test_webhooks_are_ours_only_with_secret_and_explicit_actions(place: Place) -
         assert hook["headers"] == {"X-Webhook-Secret": "a-secret"}
         assert hook["actions"]
         assert not hook["send_for_all_actions"]
+
+
+def test_backend_that_moved_takes_its_connection_and_webhooks_along(place: Place) -> None:
+    place.set_up()
+    moved = "http://localhost:9191"
+    place.fake.reachable_backends.add(moved)
+    place.settings = replace(place.settings, backend_url=moved)
+    setup = place.set_up()
+    assert [row["url"] for row in place.fake.ml_rows.values()] == [moved]
+    assert [hook["url"] for hook in place.fake.webhook_rows.values()] == [moved + HOOK_PATH] * 3
+    assert setup.connected
+
+
+def test_projects_are_made_so_that_the_newest_first_list_shows_them_in_order(place: Place) -> None:
+    ids = list(place.set_up().projects.values())
+    assert ids == sorted(ids, reverse=True)
 
 
 def test_second_time_changes_nothing(place: Place) -> None:
