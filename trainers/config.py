@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from trainers.errors import ConfigError
 
 Tuning = Literal["auto", "full", "lora"]
+RankingLoss = Literal["pairs", "listwise"]
 
 
 def _require(condition: bool, field: str, value: object, needed: str) -> None:
@@ -110,6 +111,8 @@ class RewardConfig(StageConfig):
 
     tuning: Tuning = "auto"
     """Full fine-tuning, LoRA, or by model size."""
+    loss: RankingLoss = "pairs"
+    """`pairs`: Bradley-Terry over all pairs; `listwise`: Plackett-Luce over each annotator's ranking."""
     learning_rate: float | None = None
     """Step size of AdamW."""
     epochs: int | None = None
@@ -124,6 +127,7 @@ class RewardConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.tuning in ("auto", "full", "lora"), "tuning", self.tuning, "`auto`, `full` or `lora`")
+        _require(self.loss in ("pairs", "listwise"), "loss", self.loss, "`pairs` or `listwise`")
         _require(0.5 <= self.gate_accuracy <= 1, "gate_accuracy", self.gate_accuracy, "0.5 to 1")
         _require(0 <= self.gate_margin <= 0.5, "gate_margin", self.gate_margin, "0 to 0.5")
         _require(

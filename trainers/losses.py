@@ -95,27 +95,27 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> Tensor:
-    """Negative log-likelihood of a whole ranking, a mean over its choices.
+    """Negative log-likelihood of whole rankings, for each a mean over its choices.
 
         L = −(1/n) Σᵢ (sᵢ − log Σⱼ exp sⱼ)    over the n answers i that beat another; j: i and what i beats
 
     With two answers this is Bradley-Terry; a ranking that is one tie costs nothing.
 
     Args:
-        scores: (K,)
-        ranks: 0 is best; equal numbers are tied; −1 is padding. (K,) long
+        scores: (..., K)
+        ranks: 0 is best; equal numbers are tied; −1 is padding. (..., K) long
     Returns:
-        A scalar.
+        The loss of each ranking. (...)
     Raises:
         ShapeError: shapes differ.
     Source: Plackett 1975. Tied answers do not compete with each other: their order is unknown.
     """
     same_shape(scores=scores, ranks=ranks)
     real = ranks >= 0
-    beats = (ranks[None, :] > ranks[:, None]) & real[:, None] & real[None, :]  # (K, K): row beats column
-    chooser = beats.any(dim=1)
-    if not bool(chooser.any()):
-        return scores.sum() * 0.0  # keeps the graph
-    field = beats | torch.eye(len(ranks), dtype=torch.bool, device=ranks.device)
-    log_sums = scores[None, :].masked_fill(~field, float("-inf")).logsumexp(dim=1)
-    return (log_sums - scores)[chooser].mean()
+    worse = ranks[..., None, :] > ranks[..., :, None]  # (..., K, K): row beats column
+    beats = worse & real[..., :, None] & real[..., None, :]
+    chooser = beats.any(dim=-1)  # (..., K)
+    field = beats | torch.eye(ranks.shape[-1], dtype=torch.bool, device=ranks.device)
+    log_sums = scores[..., None, :].masked_fill(~field, float("-inf")).logsumexp(dim=-1)
+    costs = (log_sums - scores).masked_fill(~chooser, 0.0)
+    return costs.sum(dim=-1) / chooser.sum(dim=-1).clamp(min=1)

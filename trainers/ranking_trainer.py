@@ -2,9 +2,10 @@
 
 What differs from TRL's: every answer of a ranking goes through the model once and all its pairs share that
 score (TRL forwards both halves of every pair: twice as much for three answers); pairs are weighted by the
-annotators' votes; a batch is forwarded in passes of similar length, with little padding; checkpoints are
-written whole, with a manifest, and resumed; nothing is printed and nothing is sent anywhere.
-Knows nothing of prompts or texts, only of token ids and pairs. `trainers.reward` keeps what comes out.
+annotators' votes, or whole rankings are learned; a batch is forwarded in passes of similar length, with
+little padding; checkpoints are written whole, with a manifest, and resumed; nothing is printed and nothing is
+sent anywhere. Knows nothing of prompts or texts: batches come from `trainers.ranking_batch`, and
+`trainers.reward` keeps what comes out.
 """
 
 from __future__ import annotations
@@ -24,9 +25,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
-from trainers.losses import bradley_terry_loss
+from trainers.config import RankingLoss
 from trainers.metrics import Metrics
-from trainers.models import RewardModel, pad
+from trainers.models import RewardModel
+from trainers.ranking_batch import (
+    RankedAnswers,
+    RankingBatch,
+    count_correct,
+    judgements_of,
+    ranking_batch,
+    ranking_loss,
+)
 from trainers.reward_model import score_rows
 from trainers.run_dir import RunDir
 from trainers.stopping import Stopped, stop_requested
@@ -35,26 +44,15 @@ LOG_EVERY = 2
 """Optimiser steps between two points of the training curve."""
 CHECKPOINT_SECONDS = 10.0
 """Seconds between two checkpoints."""
-LENGTH_SPREAD = 1.3
-"""The longest row of a forward pass is at most this many times its shortest."""
 _WATCH_FILE = "watch.json"
 _BEST_FILE = "best.safetensors"
 
 
 @dataclass(frozen=True)
-class RankedAnswers:
-    """The answers to one prompt as token ids, and which of them is preferred to which."""
-
-    rows: tuple[tuple[int, ...], ...]
-    """Prompt, answer and end token of each answer."""
-    pairs: tuple[tuple[int, int, float], ...]
-    """(index of the preferred answer, index of the other, weight)."""
-
-
-@dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn."""
+    """What to learn by, how long and how fast."""
 
+    loss: RankingLoss
     learning_rate: float
     epochs: int
     prompts_per_step: int
@@ -90,7 +88,7 @@ def train_on_rankings(
 
     Args:
         reward: from `trainers.reward_model.new_reward_model`.
-        train: at least one pair.
+        train: each with at least one pair.
         verification: empty: all epochs are trained and the last weights are kept.
     Returns:
         steps, steps_total, best_step (the weights kept) and whether the run was resumed.
@@ -117,7 +115,7 @@ def train_on_rankings(
 
 
 class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
-    """Learns one score an answer from weighted pairs. Use `train_on_rankings`."""
+    """Learns one score an answer from ranked answers. Use `train_on_rankings`."""
 
     def __init__(
         self,
@@ -133,8 +131,10 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
         super().__init__(
             model=reward.classifier,
             args=_arguments(schedule, run_dir),
-            data_collator=Collator(pad_id, schedule.rows_per_pass),
-            train_dataset=Dataset.from_list([asdict(answers) for answers in train]),
+            data_collator=lambda examples: _collated(
+                [train[example["prompt"]] for example in examples], pad_id, schedule.rows_per_pass
+            ),
+            train_dataset=Dataset.from_dict({"prompt": list(range(len(train)))}),
             processing_class=reward.tokenizer,
             callbacks=[_EveryStep(self)],
         )
@@ -148,21 +148,24 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean loss over the batch's pairs, from one score an answer."""
+        """Mean loss of the batch, from one score an answer."""
+        batch: RankingBatch = inputs["batch"]
+        device = self.args.device
         passes = [
-            model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            for ids, mask in inputs["passes"]
+            model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+            for ids, mask in batch.passes
         ]
         scores = torch.cat(passes).squeeze(-1).float()  # (answers,)
-        chosen, rejected = scores[inputs["chosen"]], scores[inputs["rejected"]]  # (pairs,)
-        loss = _weighted_mean(bradley_terry_loss(chosen, rejected), inputs["weights"])
-        self._remember(loss.detach(), (chosen - rejected).detach())
+        judgements = batch.judgements.to(device)
+        loss = ranking_loss(scores, judgements, self.schedule.loss)
+        margins = scores[judgements.chosen] - scores[judgements.rejected]  # (pairs,)
+        self._remember(loss.detach(), margins.detach())
         return (loss, scores) if return_outputs else loss
 
     def look_at_verification(self) -> None:
         """Measure the verification prompts and keep the weights if they are the best so far."""
         self.model.eval()
-        loss, accuracy = heldout_loss(self.reward, self.verification, self.schedule.rows_per_pass)
+        loss, accuracy = heldout_loss(self.reward, self.verification, self.schedule)
         self.model.train()
         step = self.state.global_step
         self.curve.log(step, **{"reward/heldout_loss": loss, "reward/heldout_accuracy": accuracy})
@@ -227,7 +230,7 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
 
     def _remember(self, loss: Tensor, margins: Tensor) -> None:
         news = {"steps": 1.0, "pairs": float(len(margins)), "loss": float(loss)}
-        news |= {"correct": float(_correct(margins)), "margin": float(margins.sum())}
+        news |= {"correct": count_correct(margins), "margin": float(margins.sum())}
         for name, value in news.items():
             self.watch.sums[name] = self.watch.sums.get(name, 0.0) + value
 
@@ -258,72 +261,21 @@ class _EveryStep(TrainerCallback):
         return control
 
 
-class Collator:
-    """Batches ranked prompts: all answers once, in passes of similar length, with the pairs as indices.
-
-    Args:
-        pad_id: any token that does not end a row.
-        rows_per_pass: answers in one forward pass at most.
-    """
-
-    def __init__(self, pad_id: int, rows_per_pass: int) -> None:
-        self.pad_id = pad_id
-        self.rows_per_pass = rows_per_pass
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        rows: list[Sequence[int]] = []
-        pairs: list[tuple[int, int, float]] = []
-        for example in examples:
-            pairs += [
-                (len(rows) + int(chosen), len(rows) + int(rejected), w)
-                for chosen, rejected, w in example["pairs"]
-            ]
-            rows += example["rows"]
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        place = {index: position for position, index in enumerate(order)}
-        passes = _passes([rows[index] for index in order], self.rows_per_pass)
-        return {
-            "passes": [pad(part, self.pad_id, "right") for part in passes],
-            "chosen": torch.tensor([place[chosen] for chosen, _, _ in pairs]),
-            "rejected": torch.tensor([place[rejected] for _, rejected, _ in pairs]),
-            "weights": torch.tensor([weight for _, _, weight in pairs]),
-        }
-
-
 def heldout_loss(
-    reward: RewardModel, ranked: Sequence[RankedAnswers], batch_size: int
+    reward: RewardModel, ranked: Sequence[RankedAnswers], schedule: Schedule
 ) -> tuple[float, float]:
-    """(loss, accuracy) over all pairs, not over batches."""
-    scores = score_rows(reward, [row for answers in ranked for row in answers.rows], batch_size)
-    chosen, rejected, weights, first = [], [], [], 0
-    for answers in ranked:
-        for winner, loser, weight in answers.pairs:
-            chosen.append(scores[first + winner])
-            rejected.append(scores[first + loser])
-            weights.append(weight)
-        first += len(answers.rows)
-    above, below = torch.tensor(chosen), torch.tensor(rejected)
-    loss = _weighted_mean(bradley_terry_loss(above, below), torch.tensor(weights))
-    return float(loss), float(_correct(above - below)) / len(weights)
+    """(loss, accuracy over pairs) of all prompts together: no mean of batch means."""
+    rows = [row for answers in ranked for row in answers.rows]
+    scores = torch.tensor(score_rows(reward, rows, schedule.rows_per_pass))
+    judgements = judgements_of(ranked)
+    margins = scores[judgements.chosen] - scores[judgements.rejected]
+    loss = ranking_loss(scores, judgements, schedule.loss)
+    return float(loss), count_correct(margins) / len(margins)
 
 
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum()
-
-
-def _correct(margins: Tensor) -> Tensor:
-    """How many pairs are the right way round; equal scores count half."""
-    return (margins > 0).sum() + 0.5 * (margins == 0).sum()
-
-
-def _passes(rows: Sequence[Sequence[int]], most: int) -> list[list[Sequence[int]]]:
-    """Split rows that are sorted by length so that each part holds at most `most` rows of similar length."""
-    parts: list[list[Sequence[int]]] = []
-    for row in rows:
-        if not parts or len(parts[-1]) == most or len(row) > LENGTH_SPREAD * len(parts[-1][0]):
-            parts.append([])
-        parts[-1].append(row)
-    return parts
+def _collated(ranked: Sequence[RankedAnswers], pad_id: int, rows_per_pass: int) -> dict[str, RankingBatch]:
+    """A batch in the form that transformers' trainer hands on untouched."""
+    return {"batch": ranking_batch(ranked, pad_id, rows_per_pass)}
 
 
 def _pad_id(reward: RewardModel) -> int:

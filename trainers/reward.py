@@ -28,7 +28,8 @@ from trainers.manifest import verify_manifest
 from trainers.model_files import load_config
 from trainers.models import encode_conversations, load_reward_model
 from trainers.preferences import Sufficiency, derive_preferences, require_enough, split_preferences
-from trainers.ranking_trainer import RankedAnswers, Schedule, train_on_rankings
+from trainers.ranking_batch import RankedAnswers
+from trainers.ranking_trainer import Schedule, train_on_rankings
 from trainers.records import Candidates, Preference, Ranking, Record, Response, Split, read_jsonl, write_jsonl
 from trainers.reward_model import new_reward_model, save_reward_model, score_rows
 from trainers.run_dir import RunDir
@@ -115,12 +116,12 @@ def train(
 ) -> dict[str, Any]:
     """Train the reward model and save it.
 
-    Returns: what was chosen: tuning, learning_rate, epochs, prompts_per_step, patience, steps, steps_total,
-        best_step, resumed.
+    Returns: what was chosen: tuning, loss, learning_rate, epochs, prompts_per_step, patience, steps,
+        steps_total, best_step, resumed.
     """
     reward, tuning = new_reward_model(config)
     by_split: dict[Split, list[RankedAnswers]] = defaultdict(list)
-    for own in _by_prompt(candidates, preferences):
+    for own in _by_prompt(candidates, rankings, preferences):
         by_split[own.candidates.prompt.split].append(own.encoded(reward, config))
     verification = by_split["verification"]
     if sum(len(answers.pairs) for answers in verification) < MIN_VERIFICATION_PAIRS:
@@ -154,6 +155,7 @@ def choose_schedule(
     recipe = next(recipe for recipe in RECIPES if prompts <= recipe.prompts)
     full = FULL_LEARNING_RATE * min(1.0, REFERENCE_WIDTH / width)
     return Schedule(
+        loss=config.loss,
         learning_rate=config.learning_rate or (full if tuning == "full" else LORA_LEARNING_RATE),
         epochs=config.epochs or recipe.epochs,
         prompts_per_step=recipe.prompts_per_step,
@@ -240,6 +242,7 @@ class _Ranked:
 
     candidates: Candidates
     responses: tuple[Response, ...]
+    rankings: tuple[Ranking, ...]
     preferences: tuple[Preference, ...]
 
     def encoded(self, reward: Any, config: RewardConfig) -> RankedAnswers:
@@ -252,20 +255,38 @@ class _Ranked:
         )
         place = {response.id: index for index, response in enumerate(self.responses)}
         pairs = [(place[p.chosen_id], place[p.rejected_id], p.weight) for p in self.preferences]
-        return RankedAnswers(tuple(map(tuple, rows)), tuple(pairs))
+        ranks = [self._ranks(ranking) for ranking in self.rankings]
+        return RankedAnswers(
+            rows=tuple(map(tuple, rows)),
+            pairs=tuple(pairs),
+            rankings=tuple(own for own in ranks if len(set(own) - {-1}) > 1),
+            ranking_weight=1 / len(self.rankings),
+        )
+
+    def _ranks(self, ranking: Ranking) -> tuple[int, ...]:
+        """The place of each response in a ranking, −1 where it is not ranked."""
+        places = {key: place for place, group in enumerate(ranking.order) for key in group}
+        return tuple(places.get(response.id, -1) for response in self.responses)
 
 
-def _by_prompt(candidates: Iterable[Candidates], preferences: Iterable[Preference]) -> list[_Ranked]:
+def _by_prompt(
+    candidates: Iterable[Candidates], rankings: Iterable[Ranking], preferences: Iterable[Preference]
+) -> list[_Ranked]:
     """Prompts with a preference, in the order of their ids: the order of a file must not change the model."""
-    own: dict[str, list[Preference]] = defaultdict(list)
+    own_preferences: dict[str, list[Preference]] = defaultdict(list)
     for preference in preferences:
-        own[preference.prompt_id].append(preference)
+        own_preferences[preference.prompt_id].append(preference)
+    own_rankings: dict[str, list[Ranking]] = defaultdict(list)
+    for ranking in sorted(rankings, key=lambda ranking: ranking.annotator):
+        own_rankings[ranking.prompt_id].append(ranking)
     ranked = []
     for entry in sorted(candidates, key=lambda entry: entry.prompt.id):
-        ids = {key for p in own[entry.prompt.id] for key in (p.chosen_id, p.rejected_id)}
+        key = entry.prompt.id
+        ids = {each for p in own_preferences[key] for each in (p.chosen_id, p.rejected_id)}
         if ids:
             responses = tuple(sorted((r for r in entry.responses if r.id in ids), key=lambda r: r.id))
-            ranked.append(_Ranked(entry, responses, tuple(own[entry.prompt.id])))
+            preferred = tuple(own_preferences[key])
+            ranked.append(_Ranked(entry, responses, tuple(own_rankings[key]), preferred))
     return ranked
 
 

@@ -45,6 +45,7 @@ def test_config_cannot_be_changed(kind: type[StageConfig]) -> None:
         (RewardConfig, {"max_prompt_tokens": 4}),
         (RewardConfig, {"threads": -1}),
         (RewardConfig, {"tuning": "half"}),
+        (RewardConfig, {"loss": "triples"}),
         (RewardConfig, {"gate_accuracy": 1.2}),
         (RewardConfig, {"gate_margin": -0.1}),
         (RewardConfig, {"learning_rate": 0.0}),

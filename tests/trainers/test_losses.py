@@ -117,8 +117,19 @@ def test_plackett_luce_of_one_tie_costs_nothing_and_keeps_the_graph() -> None:
 
 
 def test_plackett_luce_ignores_padding() -> None:
-    padded = plackett_luce_loss(torch.tensor([1.0, 2.0, 99.0]), torch.tensor([0, 1, -1]))
-    assert float(padded) == pytest.approx(math.log(1 + math.exp(1)))
+    scores = torch.tensor([1.0, 2.0, 99.0], requires_grad=True)
+    padded = plackett_luce_loss(scores, torch.tensor([0, 1, -1]))
+    assert padded.item() == pytest.approx(math.log(1 + math.exp(1)))
+    padded.backward()
+    assert scores.grad is not None
+    assert float(scores.grad[2]) == 0.0
+
+
+def test_plackett_luce_of_several_rankings_is_that_of_each() -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.0], [0.2, 1.1, -3.0], [4.0, 4.0, 4.0]])
+    ranks = torch.tensor([[0, 1, 2], [0, 1, -1], [0, 0, 0]])
+    each = [plackett_luce_loss(*pair) for pair in zip(scores, ranks, strict=True)]
+    torch.testing.assert_close(plackett_luce_loss(scores, ranks), torch.stack(each))
 
 
 def test_different_shapes_are_named() -> None:

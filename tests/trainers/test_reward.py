@@ -14,9 +14,10 @@ from trainers import ranking_trainer, reward
 from trainers.config import RewardConfig
 from trainers.errors import DataError, RecordError
 from trainers.manifest import verify_manifest
-from trainers.preferences import prompt_id
+from trainers.preferences import derive_preferences, prompt_id
 from trainers.records import Candidates, Prompt, Ranking, Response, Split, read_jsonl, write_jsonl
 from trainers.reward import RECIPES, Score, choose_schedule, length_correlation, run, score_candidates
+from trainers.reward_model import new_reward_model
 from trainers.run_dir import RunDir
 
 SHORT, LONG = "Sure.", "Please answer formally and in detail. Thank you."
@@ -225,6 +226,27 @@ def test_lora_learns_and_a_reloaded_adapter_scores_the_same(tmp_path: Path) -> N
     assert result["accuracy"] > 0.8
     assert (run_dir.model_dir / "adapter_model.safetensors").is_file()
     assert score_candidates(settings, run_dir.model_dir, some_candidates()) == scores_in(run_dir)
+
+
+def test_whole_rankings_can_be_learned_from(tmp_path: Path) -> None:
+    result = run(config(loss="listwise"), a_run(tmp_path, annotators=("a", "b")))
+    assert result["chosen"]["loss"] == "listwise"
+    assert result["accuracy"] >= 0.9
+
+
+def test_tied_and_unranked_answers_have_their_place_in_the_ranking() -> None:
+    prompt = Prompt("p", "question")
+    entry = Candidates(prompt, tuple(Response(key, "p", f"answer {key}", "base") for key in "abcd"))
+    rankings = [
+        Ranking("r1", "p", "tom", (("b",), ("a", "c"), ("d",))),
+        Ranking("r2", "p", "ann", (("b",), ("d",))),
+        Ranking("r3", "p", "lin", (("a", "b", "c", "d"),)),
+    ]
+    preferences = derive_preferences(rankings, [entry])
+    ranked = reward._by_prompt([entry], rankings, preferences)[0]
+    encoded = ranked.encoded(new_reward_model(config())[0], config())
+    assert encoded.rankings == ((-1, 0, -1, 1), (1, 0, 1, 2))  # ann's, then tom's; lin prefers nothing
+    assert encoded.ranking_weight == pytest.approx(1 / 3)  # lin's voice counts, for nothing
 
 
 def test_several_annotators_give_agreement_and_a_ceiling(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from trainers.ranking_batch import (
+    RankedAnswers,
+    count_correct,
+    judgements_of,
+    ranking_batch,
+    ranking_loss,
+    split_by_length,
+)
+
+LONG, SHORT, MIDDLE = (5, 6, 7, 8, 9, 3), (5, 3), (5, 6, 7, 3)
+RANKED = [
+    RankedAnswers(
+        (LONG, SHORT, MIDDLE), ((0, 1, 1.0), (2, 0, 0.5)), ((1, 2, 0), (0, 1, -1)), ranking_weight=0.5
+    ),
+    RankedAnswers(((9, 3), (9, 9, 9, 3)), ((1, 0, 1.0),), ((1, 0),)),
+]
+
+
+def test_every_answer_is_forwarded_once() -> None:
+    batch = ranking_batch(RANKED, 1, 32)
+    rows = [tuple(ids[mask].tolist()) for part in batch.passes for ids, mask in zip(*part, strict=True)]
+    assert sorted(rows) == sorted(row for answers in RANKED for row in answers.rows)
+
+
+def test_judgements_point_at_their_answers_after_sorting_by_length() -> None:
+    batch = ranking_batch(RANKED, 1, 2)
+    rows = [tuple(ids[mask].tolist()) for part in batch.passes for ids, mask in zip(*part, strict=True)]
+    found = batch.judgements
+    pairs = [
+        (rows[i], rows[j], w)
+        for i, j, w in zip(found.chosen, found.rejected, found.pair_weights.tolist(), strict=True)
+    ]
+    assert pairs == [(LONG, SHORT, 1.0), (MIDDLE, LONG, 0.5), ((9, 9, 9, 3), (9, 3), 1.0)]
+    ranked = [
+        ({rows[row]: rank for row, rank in zip(answers, ranks, strict=True) if rank >= 0}, weight)
+        for answers, ranks, weight in zip(
+            found.answers.tolist(), found.ranks.tolist(), found.ranking_weights.tolist(), strict=True
+        )
+    ]
+    assert ranked == [
+        ({LONG: 1, SHORT: 2, MIDDLE: 0}, 0.5),
+        ({LONG: 0, SHORT: 1}, 0.5),
+        ({(9, 3): 1, (9, 9, 9, 3): 0}, 1.0),
+    ]
+
+
+def test_a_pass_holds_rows_of_similar_length_and_not_too_many() -> None:
+    rows = [[0] * length for length in (10, 10, 12, 13, 14, 30, 31)]
+    parts = split_by_length(rows, 3)
+    assert [[len(row) for row in part] for part in parts] == [[10, 10, 12], [13, 14], [30, 31]]
+
+
+def test_loss_over_pairs_is_weighted() -> None:
+    scores = torch.tensor([1.0, 0.0, 3.0, 0.0, 0.5])
+    # margins 1, 2 (weight ½) and ½
+    expected = (math.log1p(math.exp(-1)) + 0.5 * math.log1p(math.exp(-2)) + math.log1p(math.exp(-0.5))) / 2.5
+    assert float(ranking_loss(scores, judgements_of(RANKED), "pairs")) == pytest.approx(expected)
+
+
+def test_listwise_loss_is_a_mean_over_annotators_and_prompts() -> None:
+    scores = torch.tensor([1.0, 0.0, 3.0, 0.0, 0.5])
+    # the first annotator: the third of all three, then the first of two; the second ranked two answers only
+    best = math.log(math.exp(1) + 1 + math.exp(3)) - 3
+    second = math.log1p(math.exp(-1))
+    other_prompt = math.log1p(math.exp(-0.5))
+    expected = (0.5 * (best + second) / 2 + 0.5 * second + other_prompt) / 2
+    assert float(ranking_loss(scores, judgements_of(RANKED), "listwise")) == pytest.approx(expected)
+
+
+def test_both_losses_are_the_same_for_two_answers_and_one_annotator() -> None:
+    ranked = [RANKED[1], RankedAnswers(((5, 3), (7, 3)), ((0, 1, 1.0),), ((0, 1),))]
+    scores = torch.tensor([0.3, -0.2, 1.1, 0.4])
+    pairs = ranking_loss(scores, judgements_of(ranked), "pairs")
+    torch.testing.assert_close(ranking_loss(scores, judgements_of(ranked), "listwise"), pairs)
+
+
+def test_equal_scores_count_half() -> None:
+    assert count_correct(torch.tensor([1.0, 0.0, -2.0])) == 1.5
