@@ -232,6 +232,18 @@ class LabelStudioClient:
     def delete_webhook(self, webhook: int) -> None:
         self._ask(self.sdk.webhooks.delete, webhook)
 
+    # --- the table of a project's tasks ---
+
+    def tabs(self, project: int) -> list[Json]:
+        """The tabs that someone has made; with none the page makes one of its own."""
+        return self._list(self.sdk.views.with_raw_response.list, project=project)
+
+    def create_tab(self, project: int, title: str, hidden_columns: Sequence[str]) -> Json:
+        """A tab for all users that leaves columns out, of the table and of the list beside a task."""
+        hidden = {"explore": list(hidden_columns), "labeling": list(hidden_columns)}
+        data: Any = {"title": title, "type": "list", "target": "tasks", "hiddenColumns": hidden}
+        return self._object(self.sdk.views.with_raw_response.create, project=project, data=data)
+
     # --- ML backends ---
 
     def ml_backends(self, project: int) -> list[Json]:

@@ -39,6 +39,18 @@ _DESCRIPTIONS: dict[label_config.Name, str] = {
     "review": "盲评：哪个回答更好？Blind review: which answer is better?",
     "report": "每一轮的结论。The verdict of each round.",
 }
+_HIDDEN_COLUMNS = (
+    "tasks:inner_id", "tasks:annotations_results", "tasks:annotations_ids", "tasks:predictions_score",
+    "tasks:predictions_model_versions", "tasks:predictions_results", "tasks:file_upload",
+    "tasks:storage_filename", "tasks:updated_at", "tasks:updated_by", "tasks:avg_lead_time",
+    "tasks:draft_exists", "tasks:total_predictions",
+)  # fmt: skip
+_OUR_COLUMNS: dict[label_config.Name, tuple[str, ...]] = {
+    "prompts": (),
+    "ranking": ("tasks:data.source_key", "tasks:data.answers"),
+    "review": ("tasks:data.source_key",),
+    "report": ("tasks:data.source_key", "tasks:data.report"),
+}
 _ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 _ACTIONS: dict[label_config.Name, tuple[str, ...]] = {
     "prompts": ("TASKS_CREATED", "TASKS_DELETED"),
@@ -80,6 +92,8 @@ def set_up_workspace(
     client.check()
     work = _Work(settings, client, name, title or name, reset_config, Setup())
     _make_projects(work)
+    for kind in label_config.NAMES:
+        _table(work, kind)
     addresses = _connect(work)
     for kind in label_config.NAMES:
         _webhooks(work, kind, addresses)
@@ -194,6 +208,13 @@ def _repair_config(work: _Work, kind: label_config.Name, project: int, xml: str)
             " Remove those annotations and run this again, or make another workspace"
         ) from error
     work.note(f"restored the {kind} project's interface: {'; '.join(faults) or 'as asked'}")
+
+
+def _table(work: _Work, kind: label_config.Name) -> None:
+    """Show people's columns and hide ours; a tab that the team has made stays as it is."""
+    project = work.setup.projects[kind]
+    if not work.client.tabs(project):
+        work.client.create_tab(project, "任务 Tasks", (*_HIDDEN_COLUMNS, *_OUR_COLUMNS[kind]))
 
 
 def _store_workspace(store: Store, work: _Work) -> None:

@@ -35,6 +35,7 @@ class FakeLabelStudio:
         self.task_rows: dict[int, Json] = {}
         self.annotation_rows: dict[int, Json] = {}
         self.prediction_rows: list[Json] = []
+        self.tab_rows: dict[int, Json] = {}
         self.webhook_rows: dict[int, Json] = {}
         self.ml_rows: dict[int, Json] = {}
         self.reachable_backends: set[str] = set()
@@ -130,6 +131,8 @@ class FakeLabelStudio:
             ("POST", "/api/webhooks", self._create_webhook),
             ("PATCH", r"/api/webhooks/(\d+)", self._update_webhook),
             ("DELETE", r"/api/webhooks/(\d+)", self._delete_webhook),
+            ("GET", "/api/dm/views", self._list_tabs),
+            ("POST", "/api/dm/views", self._create_tab),
             ("GET", "/api/ml", self._list_backends),
             ("POST", "/api/ml", self._connect_backend),
             ("PATCH", r"/api/ml/(\d+)", self._update_backend),
@@ -238,7 +241,15 @@ class FakeLabelStudio:
         self.remove_annotation(annotation)
         return 204, None
 
-    # --- webhooks and ML backends ---
+    # --- tabs, webhooks and ML backends ---
+
+    def _list_tabs(self, query: dict[str, str], **_: Any) -> tuple[int, Any]:
+        return 200, [row for row in self.tab_rows.values() if row["project"] == int(query["project"])]
+
+    def _create_tab(self, body: Json, **_: Any) -> tuple[int, Any]:
+        tab = next(self._ids)
+        self.tab_rows[tab] = {"id": tab, **body}
+        return 201, self.tab_rows[tab]
 
     def _list_webhooks(self, query: dict[str, str], **_: Any) -> tuple[int, Any]:
         return 200, [row for row in self.webhook_rows.values() if row["project"] == int(query["project"])]

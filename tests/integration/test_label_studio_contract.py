@@ -213,6 +213,14 @@ def test_webhook_keeps_its_secret_header_and_actions(client: LabelStudioClient, 
     assert client.webhooks(project) == []
 
 
+def test_tab_keeps_its_hidden_columns(client: LabelStudioClient, project: int) -> None:
+    assert client.tabs(project) == []
+    client.create_tab(project, "Tasks", ["tasks:data.source_key"])
+    (tab,) = client.tabs(project)
+    hidden = ["tasks:data.source_key"]
+    assert tab["data"]["hiddenColumns"] == {"explore": hidden, "labeling": hidden}
+
+
 def test_webhook_to_a_host_without_a_dot_is_refused(client: LabelStudioClient, project: int) -> None:
     with pytest.raises(RejectedError, match="valid URL"):
         client.create_webhook(project, "http://backend:9090/hooks", {}, ["TASKS_CREATED"])

@@ -91,6 +91,16 @@ def test_projects_are_made_so_that_the_newest_first_list_shows_them_in_order(pla
     assert ids == sorted(ids, reverse=True)
 
 
+def test_tables_hide_what_is_not_for_people_unless_the_team_made_its_own(place: Place) -> None:
+    setup = place.set_up()
+    hidden = {row["project"]: row["data"]["hiddenColumns"]["explore"] for row in place.fake.tab_rows.values()}
+    assert set(hidden) == set(setup.projects.values())
+    assert "tasks:data.source_key" in hidden[setup.projects["ranking"]]
+    assert "tasks:data.prompt" not in hidden[setup.projects["ranking"]]
+    place.set_up()
+    assert len(place.fake.tab_rows) == len(hidden)
+
+
 def test_second_time_changes_nothing(place: Place) -> None:
     first = place.set_up()
     before = (dict(place.fake.project_rows), dict(place.fake.webhook_rows), list(place.fake.ml_rows))
