@@ -73,6 +73,11 @@ class LabelStudioClient:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds for which the oldest open request has had no answer."""
+        return self._connection.silent_s
+
     def __enter__(self) -> Self:
         return self
 

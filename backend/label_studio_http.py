@@ -48,6 +48,13 @@ class Connection(httpx.Client):
         )
         self._address = url
         self._backoff_s = backoff_s
+        self._asked: dict[httpx.Request, float] = {}
+
+    @property
+    def silent_s(self) -> float:
+        """How long the oldest open request has been waiting for its answer; 0 without one."""
+        now = time.monotonic()
+        return now - min(self._asked.copy().values(), default=now)
 
     def send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
         """Send; what can be repeated without harm is, while Label Studio does not answer.
@@ -55,6 +62,13 @@ class Connection(httpx.Client):
         Raises:
             LabelStudioError: one of its kinds, with what was found and what to do.
         """
+        self._asked[request] = time.monotonic()
+        try:
+            return self._send(request, **kwargs)
+        finally:
+            del self._asked[request]
+
+    def _send(self, request: httpx.Request, **kwargs: Any) -> httpx.Response:
         repeatable = request.method != "POST" or _path(request) == _REFRESH
         for attempt in range(1, _ATTEMPTS + 1):
             try:

@@ -22,6 +22,14 @@ VERDICTS: Mapping[str, tuple[str, str, str]] = {
     "no_difference": ("没有明显差别", "No difference that matters", "#475569"),
     "not_enough_evidence": ("证据不足", "Not enough evidence", "#b45309"),
 }
+BASELINES = {"longer": "越长越好 longer wins", "shorter": "越短越好 shorter wins"}
+KINDS = {
+    "rank": ("按名次", "by rank", {"adjacent": "相邻 adjacent", "between": "居中 between", "first_last": "首尾 first/last"}),
+    "style": ("按风格", "by style", {"same": "相同 same", "different": "不同 different"}),
+    "length": ("按长度", "by length", {"longer": "较长者胜 longer preferred", "shorter": "较短者胜 shorter preferred",
+                                     "about_equal": "长度相近 about equal"}),
+    "language": ("按语言", "by language", {"zh": "中文 Chinese", "en": "英文 English"}),
+}  # fmt: skip
 _WIN, _TIE, _LOSS = "#16a34a", "#94a3b8", "#dc2626"
 
 
@@ -138,10 +146,7 @@ def _numbers(report: Report) -> list[tuple[str, str, str]]:
             f"{_number(verdict.get('length_before'))} → {_number(verdict.get('length_after'))}",
         ),
     ]
-    if reward:
-        interval = reward.get("interval") or (0.0, 1.0)
-        shown = f"{_percent(reward.get('accuracy'))} ({interval[0]:.0%} – {interval[1]:.0%})"
-        found.append(("奖励模型准确率（未见题目）", "reward model, held-out accuracy", shown))
+    found += _reward_numbers(reward)
     if ppo:
         shown = f"{_number(ppo.get('reward_before'), 2)} → {_number(ppo.get('reward_after'), 2)}"
         found.append(("奖励", "reward", shown))
@@ -149,6 +154,44 @@ def _numbers(report: Report) -> list[tuple[str, str, str]]:
     if report.compare.get("garbled_after") is not None:
         found.append(("乱码或重复的回答", "garbled answers", f"{report.compare['garbled_after']:.1%}"))
     return found
+
+
+def _reward_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Held-out accuracy, what it must beat, and where it holds."""
+    if not reward:
+        return []
+    found = [
+        (
+            "奖励模型准确率（未见题目）",
+            "reward model, held-out accuracy",
+            _share(reward, "accuracy", "interval"),
+        )
+    ]
+    if best := reward.get("best_baseline"):
+        beaten = (
+            "模型明显更好 clearly beaten"
+            if reward["beats_baselines"]
+            else "模型没有明显超过它 not clearly beaten"
+        )
+        shown = _share(reward, f"baseline_{best}", f"baseline_{best}_interval")
+        found.append(("最好的简单规则", "best simple rule", f"{BASELINES[best]}: {shown}, {beaten}"))
+    calibration = reward.get("calibration") or {}
+    if calibration.get("error") is not None:
+        shown = f"{calibration['error']:.1%} (仅因偶然 by chance alone: {calibration['noise']:.1%})"
+        found.append(("概率偏差", "calibration error", shown))
+    for name, kinds in (reward.get("accuracy_by_kind") or {}).items():
+        zh, en, words = KINDS[name]
+        shown = ", ".join(
+            f"{words[kind]} {_percent(figures['accuracy'])} ({figures['pairs']})"
+            for kind, figures in kinds.items()
+        )
+        found.append((f"准确率{zh}（对数）", f"accuracy {en} (pairs)", shown))
+    return found
+
+
+def _share(figures: Mapping[str, Any], name: str, interval: str) -> str:
+    low, high = figures.get(interval) or (0.0, 1.0)
+    return f"{_percent(figures.get(name))} ({low:.0%} – {high:.0%})"
 
 
 def _numbers_section(report: Report) -> str:

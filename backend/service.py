@@ -40,6 +40,8 @@ LONGEST_DEBOUNCE_S = 5.0
 """However many hints come, the first is looked at after this time."""
 POLL_S = 2.0
 """Time between two looks for hints that another process left."""
+SILENT_S = 8.0
+"""A request that waits longer than this is told of before its time is up."""
 FULL_EVERY_S = 600.0
 """Time between two complete comparisons with Label Studio, which notice deletions."""
 
@@ -267,14 +269,21 @@ class Service:
         return {s.name: getattr(effective, s.name) for s in documented() if not s.secret}
 
     def check_label_studio(self) -> str:
-        """Why Label Studio could not be read at the last look; empty if it could."""
+        """Why Label Studio cannot be read: now, or at the last look; empty if it can."""
+        if (silent := self.client.silent_s) > SILENT_S:
+            return (
+                f"Label Studio at {self.client.url} has not answered for {silent:.0f} s; check that it runs"
+            )
         return self._label_studio_error or self._workflows.label_studio_error
 
     # --- the loop ---
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
-            for workspace_id in self._safely(self.workspaces) or ():
+            names = self._safely(self.workspaces) or ()
+            if not names:
+                self._safely(self.client.check)  # a wrong key should not wait for the first workspace
+            for workspace_id in names:
                 if not self._stopping.is_set():
                     self._safely(self._tick, workspace_id)
             self._safely(self._workflows.ensure)

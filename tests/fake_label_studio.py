@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,6 +36,9 @@ class FakeLabelStudio:
         self.task_rows: dict[int, Json] = {}
         self.annotation_rows: dict[int, Json] = {}
         self.prediction_rows: list[Json] = []
+        self.answers = threading.Event()
+        """Cleared, requests are taken but not answered, like a frozen process."""
+        self.answers.set()
         self.tab_rows: dict[int, Json] = {}
         self.webhook_rows: dict[int, Json] = {}
         self.ml_rows: dict[int, Json] = {}
@@ -96,6 +100,7 @@ class FakeLabelStudio:
     def _answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.rstrip("/")  # Label Studio takes both
         self.requests.append((request.method, path))
+        self.answers.wait()
         if not self.up:
             raise httpx.ConnectError("refused", request=request)
         headers = {"date": self.clock.strftime("%a, %d %b %Y %H:%M:%S GMT")}

@@ -53,6 +53,20 @@ def test_read_is_repeated_while_label_studio_is_away() -> None:
     assert len(flaky.requests) == 3
 
 
+def test_silence_of_an_open_request_is_known_before_it_ends() -> None:
+    seen: list[float] = []
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        time.sleep(0.05)
+        seen.append(asked.silent_s)
+        return version()
+
+    asked = client(slow)
+    asked.version()
+    assert seen[0] >= 0.05
+    assert asked.silent_s == 0
+
+
 def test_read_is_given_up_after_three_times() -> None:
     flaky = Flaky(httpx.ReadTimeout("slow"))
     with pytest.raises(UnreachableError, match=r"http://ls\.test does not answer \(ReadTimeout\)"):

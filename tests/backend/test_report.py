@@ -85,6 +85,23 @@ def test_long_examples_are_cut_and_only_a_few_are_shown() -> None:
     assert html.count("长" * 600 + "…") == EXAMPLES and "长" * 601 not in html
 
 
+def test_reward_model_is_shown_with_what_it_must_beat_and_where_it_holds() -> None:
+    reward = {
+        "accuracy": 0.9, "interval": [0.84, 0.94], "best_baseline": "shorter", "baseline_shorter": 0.93,
+        "baseline_shorter_interval": [0.88, 0.96], "beats_baselines": False,
+        "calibration": {"error": 0.051, "noise": 0.032, "points": []},
+        "accuracy_by_kind": {
+            "style": {"same": {"accuracy": 0.6, "pairs": 20}, "different": {"accuracy": 0.95, "pairs": 120}}
+        },
+    }  # fmt: skip
+    text = "".join(parsed(replace(REPORT, reward=reward)).itertext())
+    for shown in ("90% (84% – 94%)", "shorter wins: 93% (88% – 96%)", "not clearly beaten", "5.1%", "3.2%",
+                  "same 60% (20), ", "different 95% (120)"):  # fmt: skip
+        assert shown in text, shown
+    beaten = replace(REPORT, reward={**reward, "beats_baselines": True})
+    assert "模型明显更好 clearly beaten" in to_text(beaten)
+
+
 def test_text_form_says_the_same() -> None:
     text = to_text(REPORT)
     for shown in ("新模型更好", "12 胜 wins", "18 胜 wins", "81%", "promote it"):

@@ -356,3 +356,15 @@ def test_settings_shown_hold_no_secret_and_the_workspaces_own(whole: Whole) -> N
     assert shown["gate_accuracy"] == 0.7
     assert shown["data_dir"] == whole.settings.data_dir
     assert not {"password", "label_studio_api_key", "webhook_secret", "database_url"} & set(shown)
+
+
+def test_frozen_label_studio_is_told_of_while_the_request_waits(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.service.SILENT_S", 0.2)
+    whole.label_studio.answers.clear()
+    try:
+        whole.wait(lambda: "has not answered for" in whole.service.check_label_studio())
+    finally:
+        whole.label_studio.answers.set()
+    whole.wait(lambda: whole.service.check_label_studio() == "")

@@ -169,7 +169,7 @@ def test_run_that_fails_ends_the_round_with_its_reason(whole: Whole) -> None:
     assert_one_of_each(whole, prompts=20, rankings=6)
 
 
-def test_new_rankings_during_a_round_begin_the_next_when_it_ends(whole: Whole) -> None:
+def test_new_rankings_during_a_round_begin_the_next_when_its_winner_is_promoted(whole: Whole) -> None:
     slow(whole, "ppo")
     whole.import_prompts(30)
     whole.wait(lambda: whole.published() == 30)
@@ -181,6 +181,9 @@ def test_new_rankings_during_a_round_begin_the_next_when_it_ends(whole: Whole) -
     fast(whole)
     whole.wait_for_round("reviewing")
     whole.review()
+    whole.wait_for_round("decided")
+    assert "promote it first" in whole.service.status("team").steps[1].reason_en
+    whole.service.promote("team", "policy-team-1", "it won")
     whole.wait_for_round("reviewing", number=2)
     first, second = whole.service.status("team").rounds
     assert (first.state, second.state) == ("decided", "reviewing")
