@@ -24,10 +24,16 @@ VERDICTS: Mapping[str, tuple[str, str, str]] = {
 }
 BASELINES = {"longer": "越长越好 longer wins", "shorter": "越短越好 shorter wins"}
 KINDS = {
-    "rank": ("按名次", "by rank", {"adjacent": "相邻 adjacent", "between": "居中 between", "first_last": "首尾 first/last"}),
+    "rank": (
+        "按名次", "by rank",
+        {"adjacent": "相邻 adjacent", "between": "居中 between", "first_last": "首尾 first against last"},
+    ),
     "style": ("按风格", "by style", {"same": "相同 same", "different": "不同 different"}),
-    "length": ("按长度", "by length", {"longer": "较长者胜 longer preferred", "shorter": "较短者胜 shorter preferred",
-                                     "about_equal": "长度相近 about equal"}),
+    "length": (
+        "按长度", "by length",
+        {"longer": "较长者胜 longer preferred", "shorter": "较短者胜 shorter preferred",
+         "about_equal": "长度相近 about equal"},
+    ),
     "language": ("按语言", "by language", {"zh": "中文 Chinese", "en": "英文 English"}),
 }  # fmt: skip
 _WIN, _TIE, _LOSS = "#16a34a", "#94a3b8", "#dc2626"
@@ -160,18 +166,11 @@ def _reward_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Held-out accuracy, what it must beat, and where it holds."""
     if not reward:
         return []
-    found = [
-        (
-            "奖励模型准确率（未见题目）",
-            "reward model, held-out accuracy",
-            _share(reward, "accuracy", "interval"),
-        )
-    ]
+    accuracy = _share(reward, "accuracy", "interval")
+    found = [("奖励模型准确率（未见题目）", "reward model, held-out accuracy", accuracy)]
     if best := reward.get("best_baseline"):
         beaten = (
-            "模型明显更好 clearly beaten"
-            if reward["beats_baselines"]
-            else "模型没有明显超过它 not clearly beaten"
+            "模型明显更好 clearly beaten" if reward["beats_baselines"] else "未明显超过 not clearly beaten"
         )
         shown = _share(reward, f"baseline_{best}", f"baseline_{best}_interval")
         found.append(("最好的简单规则", "best simple rule", f"{BASELINES[best]}: {shown}, {beaten}"))

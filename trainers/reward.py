@@ -8,29 +8,26 @@ result and the scores of all candidates. Knows nothing of Label Studio.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 import torch
 
-from trainers.agreement import measure_agreement
 from trainers.config import RewardConfig
 from trainers.errors import ModelError
-from trainers.evaluation import decide_gate, pair_accuracy
 from trainers.manifest import verify_manifest
 from trainers.model_files import load_config
 from trainers.models import encode_conversations, load_reward_model
-from trainers.preferences import Sufficiency, derive_preferences, require_enough, split_preferences
+from trainers.preferences import derive_preferences, require_enough
 from trainers.ranking_batch import RankedAnswers
 from trainers.ranking_trainer import Schedule, train_on_rankings
 from trainers.records import Candidates, Preference, Ranking, Record, Response, Split, read_jsonl, write_jsonl
+from trainers.reward_gate import judge
 from trainers.reward_model import new_reward_model, save_reward_model, score_rows
 from trainers.run_dir import RunDir
 
@@ -77,7 +74,7 @@ class Score(Record):
 def run(config: RewardConfig, run_dir: RunDir) -> dict[str, Any]:
     """Train, write `model/` and `output/scores.jsonl`, and decide the gate.
 
-    Returns: the result of the stage; see `judge` and `train` (`chosen`).
+    Returns: the result of the stage; see `trainers.reward_gate.judge` and `train` (`chosen`).
     Raises:
         DataError: too little data, or nothing but ties; says what to rank.
         RecordError: a file is malformed.
@@ -180,60 +177,6 @@ def score_candidates(
     )
     scores = score_rows(reward, rows, config.batch_size)
     return {response.id: score for (_, response), score in zip(asked, scores, strict=True)}
-
-
-def judge(
-    config: RewardConfig,
-    counts: Sufficiency,
-    candidates: Sequence[Candidates],
-    rankings: Sequence[Ranking],
-    preferences: Sequence[Preference],
-    scores: Mapping[str, float],
-) -> dict[str, Any]:
-    """Accuracy on held-out prompts, what bounds it, what it must beat, and the gate's outcome."""
-    _, heldout = split_preferences(preferences, {c.prompt.id: c.prompt.split for c in candidates})
-    lengths = {response.id: float(len(response.text)) for c in candidates for response in c.responses}
-    shortness = {response_id: -length for response_id, length in lengths.items()}
-    gate = decide_gate(
-        pair_accuracy(heldout, scores),
-        gate_accuracy=config.gate_accuracy,
-        gate_margin=config.gate_margin,
-        heldout_pairs_per_ranking=counts.pairs_heldout / counts.rankings,
-    )
-    agreement = measure_agreement(rankings)
-    return {
-        "accuracy": gate.accuracy.value,
-        "interval": [gate.accuracy.interval.low, gate.accuracy.interval.high],
-        "pairs": gate.accuracy.pairs,
-        "prompts_train": counts.prompts_train,
-        "prompts_heldout": counts.prompts_heldout,
-        "annotators": counts.annotators,
-        "agreement": agreement.rate,
-        "ceiling": agreement.ceiling,
-        "baseline_longer": pair_accuracy(heldout, lengths).value,
-        "baseline_shorter": pair_accuracy(heldout, shortness).value,
-        "outcome": gate.outcome,
-        "rankings_needed": gate.rankings_needed,
-        "length_correlation": length_correlation(candidates, scores),
-    }
-
-
-def length_correlation(candidates: Iterable[Candidates], scores: Mapping[str, float]) -> float | None:
-    """Pearson's correlation of score and length in characters, each taken relative to its prompt's mean.
-
-    Relative, because prompts and languages differ in length and score for reasons of their own.
-
-    Returns: `None` if all scores or all lengths are equal.
-    """
-    pairs: list[tuple[float, float]] = []
-    for own in candidates:
-        if own.responses:
-            mean_score = fmean(scores[response.id] for response in own.responses)
-            mean_length = fmean(len(response.text) for response in own.responses)
-            pairs += [(scores[r.id] - mean_score, len(r.text) - mean_length) for r in own.responses]
-    product = sum(score * length for score, length in pairs)
-    scale = math.sqrt(sum(score**2 for score, _ in pairs) * sum(length**2 for _, length in pairs))
-    return product / scale if scale > 0 else None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trainers.errors import DataError, RecordError
 from trainers.manifest import verify_manifest
 from trainers.preferences import derive_preferences, prompt_id
 from trainers.records import Candidates, Prompt, Ranking, Response, Split, read_jsonl, write_jsonl
-from trainers.reward import RECIPES, Score, choose_schedule, length_correlation, run, score_candidates
+from trainers.reward import RECIPES, Score, choose_schedule, run, score_candidates
 from trainers.reward_model import new_reward_model
 from trainers.run_dir import RunDir
 
@@ -109,6 +110,12 @@ def test_result_is_one_json_object(trained: tuple[RunDir, dict[str, Any]]) -> No
     assert result["chosen"]["tuning"] == "full"
     assert result["chosen"]["learning_rate"] == 3e-3
     assert result["chosen"]["steps"] <= result["chosen"]["steps_total"]
+
+
+def test_every_figure_of_the_result_is_documented(trained: tuple[RunDir, dict[str, Any]]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    section = page.split("\n## What the reward stage finds")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(trained[1])
 
 
 def test_every_candidate_has_a_score_and_a_reloaded_model_gives_the_same(
@@ -321,15 +328,3 @@ def test_wider_models_take_smaller_steps_and_adapters_their_own() -> None:
     widths = {width: choose_schedule(plain, "full", 40, width).learning_rate for width in (32, 256, 512)}
     assert widths == {32: 1e-3, 256: 1e-3, 512: 5e-4}
     assert choose_schedule(plain, "lora", 40, 4096).learning_rate == 2e-4
-
-
-def test_length_correlation_is_relative_to_the_prompt() -> None:
-    def candidates(prompt: str, *lengths: int) -> Candidates:
-        responses = (Response(f"{prompt}{length}", prompt, "x" * length, "base") for length in lengths)
-        return Candidates(Prompt(prompt, prompt), tuple(responses))
-
-    # within each prompt longer is better, though the prompt with the longer answers has the lower scores
-    pair = [candidates("p", 1, 3), candidates("q", 101, 103)]
-    assert length_correlation(pair, {"p1": 5.0, "p3": 6.0, "q101": -6.0, "q103": -5.0}) == pytest.approx(1.0)
-    assert length_correlation(pair, {"p1": 6.0, "p3": 5.0, "q101": -5.0, "q103": -6.0}) == pytest.approx(-1.0)
-    assert length_correlation(pair, dict.fromkeys(("p1", "p3", "q101", "q103"), 1.0)) is None
