@@ -54,9 +54,9 @@ RECIPES = (
     Recipe(prompts=1000, epochs=2, prompts_per_step=16, patience=1),
     Recipe(prompts=10**9, epochs=1, prompts_per_step=32, patience=1),
 )
-"""The first that fits is taken; `RewardConfig` overrides its epochs. Measured with the embedded base model on
-30, 60 and 120 rankings, 60 % of them to learn from: the verification loss is lowest after 3 to 5 epochs at
-the step size below, and lower than at half of it."""
+"""The first that fits is taken; `RewardConfig` overrides its epochs; docs/settings.md shows it. Measured
+with the embedded base model on 30, 60 and 120 rankings, 60 % of them to learn from: the verification loss is
+lowest after 3 to 5 epochs at the step size below, and lower than at half of it."""
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 1e-3
 """For models up to `REFERENCE_WIDTH` wide; wider ones take smaller steps in proportion."""

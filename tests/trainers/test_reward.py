@@ -17,7 +17,17 @@ from trainers.errors import DataError, RecordError
 from trainers.manifest import verify_manifest
 from trainers.preferences import derive_preferences, prompt_id
 from trainers.records import Candidates, Prompt, Ranking, Response, Split, read_jsonl, write_jsonl
-from trainers.reward import RECIPES, Score, choose_schedule, run, score_candidates
+from trainers.reward import (
+    FULL_LEARNING_RATE,
+    LORA_LEARNING_RATE,
+    MIN_VERIFICATION_PAIRS,
+    RECIPES,
+    REFERENCE_WIDTH,
+    Score,
+    choose_schedule,
+    run,
+    score_candidates,
+)
 from trainers.reward_model import new_reward_model
 from trainers.run_dir import RunDir
 
@@ -313,6 +323,21 @@ def test_more_data_means_fewer_epochs_and_larger_steps() -> None:
     assert list(RECIPES) == sorted(RECIPES, key=lambda recipe: recipe.prompts)
     assert [r.epochs for r in RECIPES] == sorted((r.epochs for r in RECIPES), reverse=True)
     assert [r.prompts_per_step for r in RECIPES] == sorted(r.prompts_per_step for r in RECIPES)
+
+
+def test_settings_page_shows_the_recipes_as_they_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    section = " ".join(page.split("\n## What the reward model chooses")[1].split("\n## ")[0].split("\n"))
+    above, rows = 0, []
+    for recipe in RECIPES:
+        sizes = f"{above + 1} to {recipe.prompts}" if above else f"up to {recipe.prompts}"
+        sizes = "more" if recipe is RECIPES[-1] else sizes
+        rows.append(f"| {sizes} | {recipe.epochs} | {recipe.prompts_per_step} | {recipe.patience} |")
+        above = recipe.prompts
+    assert "|---|---|---|---| " + " ".join(rows) + "  " in section
+    assert f"fewer than {MIN_VERIFICATION_PAIRS} pairs" in section
+    assert f"{FULL_LEARNING_RATE:g} for full fine-tuning of models up to {REFERENCE_WIDTH} wide" in section
+    assert f"{LORA_LEARNING_RATE:g} for adapters" in section
 
 
 def test_configuration_overrides_the_recipe() -> None:
