@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -264,6 +267,36 @@ def test_tied_and_unranked_answers_have_their_place_in_the_ranking() -> None:
     encoded = ranked.encoded(new_reward_model(config())[0], config())
     assert encoded.rankings == ((-1, 0, -1, 1), (1, 0, 1, 2))  # ann's, then tom's; lin prefers nothing
     assert encoded.ranking_weight == pytest.approx(1 / 3)  # lin's voice counts, for nothing
+
+
+FRESH_PROCESS = """
+import json, sys
+from pathlib import Path
+from trainers.config import RewardConfig
+from trainers.records import Candidates, read_jsonl
+from trainers.reward import score_candidates
+run_dir = Path(sys.argv[1])
+candidates = read_jsonl(run_dir / "input" / "candidates.jsonl", Candidates)
+settings = RewardConfig.from_json(json.loads(sys.argv[2]))
+print(json.dumps(score_candidates(settings, run_dir / "model", candidates)))
+"""
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_scores_are_the_same_after_a_restart(tmp_path: Path, tuning: str) -> None:
+    run_dir = a_run(tmp_path)
+    settings = config(tuning=tuning, epochs=1, threads=1)
+    run(settings, run_dir)
+    scores = scores_in(run_dir)
+    assert len(set(scores.values())) > 3  # the head has learnt something to lose
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, str(tmp_path), json.dumps(settings.to_json())],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == scores
 
 
 def test_several_annotators_give_agreement_and_a_ceiling(tmp_path: Path) -> None:
