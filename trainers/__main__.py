@@ -1,7 +1,8 @@
 """`python -m trainers STAGE --run-dir D`: run one stage on its run directory.
 
 Knows the stages by name only and imports the one that runs. Configures logging, turns what a stage raises
-into an exit code and `error.json`, and writes `result.json` last. Exit codes:
+into an exit code and `error.json`, and writes `result.json` last. Where torchrun has started several of these
+processes, the main one alone holds and writes the run directory. Exit codes:
 
     0   finished, now or before (`result.json` is there)
     1   a bug: traceback on stderr, error.json
@@ -12,6 +13,7 @@ into an exit code and `error.json`, and writes `result.json` last. Exit codes:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -26,6 +28,7 @@ from rich.console import Console
 
 from trainers import stopping
 from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
+from trainers.distributed import Group, joined
 from trainers.errors import RunError, TrainerError
 from trainers.field_docs import field_docs
 from trainers.manifest import write_json_atomic
@@ -38,6 +41,8 @@ STAGES: dict[str, tuple[type[StageConfig], str]] = {
     "ppo": (PPOConfig, "move the policy towards the reward on the prompts of `input/prompts.jsonl`"),
     "compare": (CompareConfig, "answer `input/prompts.jsonl` with two models, for blind review"),
 }
+IN_SEVERAL_PROCESSES = ("ppo",)
+"""Stages that torchrun may start several times: they share their work."""
 EXIT_DONE, EXIT_BUG, EXIT_USER = 0, 1, 2
 
 
@@ -56,41 +61,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not run_dir.path.is_dir():
             raise RunError(f"`{run_dir.path}` is no directory; needed is a run directory with its `input/`")
-        with run_dir.lock():
-            return _run_locked(options.stage, run_dir, options.config or run_dir.config_path)
+        with joined() as group, contextlib.ExitStack() as held:
+            if group.size > 1 and options.stage not in IN_SEVERAL_PROCESSES:
+                raise RunError(
+                    f"torchrun started {group.size} processes, but `{options.stage}` runs in one;"
+                    f" start it as `python -m trainers {options.stage}`"
+                )
+            if not group.is_main:
+                logging.getLogger().setLevel(logging.WARNING)  # what all do alike is told once
+            group.on_main(lambda: held.enter_context(run_dir.lock()))
+            return _run_locked(options.stage, run_dir, options.config or run_dir.config_path, group)
     except TrainerError as error:
         return _tell(error)
     except stopping.Stopped:
         return _tell_stopped(options.stage)
 
 
-def _run_locked(stage: str, run_dir: RunDir, config_path: Path) -> int:
+def _run_locked(stage: str, run_dir: RunDir, config_path: Path, group: Group) -> int:
     """Run the stage and record how it ended; only the holder of the lock writes into the directory."""
-    if run_dir.result_path.is_file():  # by the trainer that held the lock before
+    if group.on_main(run_dir.result_path.is_file):  # by the trainer that held the lock before
         return EXIT_DONE
-    run_dir.error_path.unlink(missing_ok=True)
     try:
-        run_dir.write_result(_run(stage, run_dir, config_path))
+        config = group.on_main(lambda: _begin(stage, run_dir, config_path))
+        result = _run(stage, run_dir, config, group)
+        group.on_main(lambda: run_dir.write_result(result))
     except TrainerError as error:
-        run_dir.write_error(error)
+        if group.is_main:
+            run_dir.write_error(error)
         return _tell(error)
     except Exception as error:  # noqa: BLE001 - the last resort: recorded, shown, exit code 1
         traceback.print_exc()
-        run_dir.write_error(error)
+        if group.is_main:
+            run_dir.write_error(error)
         return EXIT_BUG
     return EXIT_DONE
 
 
-def _run(stage: str, run_dir: RunDir, config_path: Path) -> dict[str, Any]:
-    config = STAGES[stage][0].read(config_path)
-    _keep_config(config, run_dir)
-    with progress_bar(stage, run_dir.metrics_path, Console(stderr=True)):
+def _run(stage: str, run_dir: RunDir, config: StageConfig, group: Group) -> dict[str, Any]:
+    terminal = Console(stderr=True, force_terminal=None if group.is_main else False)
+    with progress_bar(stage, run_dir.metrics_path, terminal):
         result: dict[str, Any] = importlib.import_module(f"trainers.{stage}").run(config, run_dir)
     return result
 
 
-def _keep_config(config: StageConfig, run_dir: RunDir) -> None:
+def _begin(stage: str, run_dir: RunDir, config_path: Path) -> StageConfig:
     """The run directory says what it was made with, and is not gone on with under another configuration."""
+    run_dir.error_path.unlink(missing_ok=True)
+    config = STAGES[stage][0].read(config_path)
     if not run_dir.config_path.exists():
         write_json_atomic(run_dir.config_path, config.to_json())
     elif type(config).read(run_dir.config_path) != config:
@@ -98,6 +115,7 @@ def _keep_config(config: StageConfig, run_dir: RunDir) -> None:
             f"`{run_dir.path}` belongs to another configuration (its `config.json`);"
             " leave out --config to go on with that, or begin a new run directory"
         )
+    return config
 
 
 def _exit_with_parent() -> None:

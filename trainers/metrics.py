@@ -114,6 +114,23 @@ class Metrics:
         self._file.write(line.encode("utf-8", errors="replace") + b"\n")
 
 
+class NoMetrics(Metrics):
+    """Writes nothing: for the processes of a run that leave the file to the main one."""
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def offset(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+    def _append(self, step: int, kind: str, content: Mapping[str, Any]) -> None:
+        pass
+
+
 def _end_of_last_line(path: Path) -> int:
     if not path.exists():
         return 0

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers import reward_source
 from trainers.advantages import (
     adapt_kl_coef,
     adapt_step_scale,
@@ -39,7 +38,7 @@ from trainers.ppo_run import Trainer, finish, save_checkpoint, start, trained_pa
 from trainers.ppo_state import TrainingState, generator_for, prompts_of_update
 from trainers.records import Prompt, read_jsonl
 from trainers.reward_source import RewardFunction
-from trainers.rollout import Rollout, evaluate
+from trainers.rollout import Rollout, evaluate, in_groups
 from trainers.run_dir import RunDir
 from trainers.stopping import Stopped, stop_requested
 from trainers.text import is_garbled, is_repetitive
@@ -134,11 +133,11 @@ def train_ppo(
             # 6. Look at the verification prompts; keep the best policy; decide whether to go on.
             if state.update % config.verify_every == 0 or state.update == config.updates:
                 _take_look(trainer, state, looked_at)
-            state.stop_reason = _reason_to_stop(config, state, kl, measured)
+            state.stop_reason = trainer.group.from_main(_reason_to_stop(config, state, kl, measured))
             state.seconds += time.monotonic() - begun
 
             # 7. Save, so that a killed run goes on from here.
-            told_to_stop = stop_requested()
+            told_to_stop = trainer.group.any(stop_requested())
             if told_to_stop or state.stop_reason or state.update % config.checkpoint_every == 0:
                 save_checkpoint(run_dir, trainer, state)
             if told_to_stop:
@@ -158,7 +157,7 @@ def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -
     kl = kl_k1(rollout.logprobs, trainer.ref_logprobs(rollout))  # (B, R)
 
     # 2. One score a response, standardised; a response that did not end pays for it.
-    raw_scores = reward_source.score(trainer.reward, prompts, texts)
+    raw_scores = trainer.score(prompts, texts)
     state.moments = state.moments.with_scores(raw_scores)
     state.train_scores.append(float(raw_scores.mean()))
     scores = state.moments.standardise(raw_scores) if config.standardise_scores else raw_scores
@@ -230,13 +229,15 @@ _SUMS = (
 
 
 def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> Tensor:
-    """Add one mini-batch's gradient, micro-batch by micro-batch. Returns `_SUMS` over its tokens."""
-    config, sums = trainer.config, torch.zeros(len(_SUMS))
-    minibatch = experience.rollout.select(rows)
-    tokens = int(minibatch.response_mask.sum())
-    for group in minibatch.by_length(config.micro_batch_size):
-        part = minibatch.select(group)
-        index = [rows[row] for row in group]
+    """One mini-batch's gradient, micro-batch by micro-batch. Returns `_SUMS` over its tokens.
+
+    With several processes each computes its share of the rows, and all receive the sums.
+    """
+    config, rollout, sums = trainer.config, experience.rollout, torch.zeros(len(_SUMS))
+    tokens = int(rollout.lengths[rows].sum())
+    own = trainer.group.share(rollout.shortest_first(rows))
+    for index in in_groups(own, config.micro_batch_size):
+        part = rollout.select(index)
         mask, device = part.response_mask, trainer.policy.device
 
         def flat(tensor: Tensor, index: list[int] = index, mask: Tensor = mask) -> Tensor:
@@ -272,13 +273,14 @@ def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> T
                 torch.ones_like(ratio),
             )
             sums += torch.stack([column.sum().float().cpu() for column in columns])
-    return sums
+    trainer.group.sum_gradients(trained_parameters(trainer.policy))
+    return trainer.group.sum(sums)
 
 
 def look(trainer: Trainer, prompts: Sequence[Prompt], update: int, train_score: float) -> tuple[Look, Any]:
     """Answer the verification prompts with the same random numbers at every look, and measure the answers."""
     rollout, texts = trainer.respond(prompts, generator_for(trainer.config.seed, 0, "look"))
-    scores = reward_source.score(trainer.reward, prompts, texts)
+    scores = trainer.score(prompts, texts)
     kl = kl_k1(rollout.logprobs, trainer.ref_logprobs(rollout)).sum(dim=1)
     broken = [is_garbled(text) or is_repetitive(text) for text in texts]
     usable = [not bad for bad in broken]

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from trainers import reward_source
 from trainers.config import PPOConfig
+from trainers.distributed import Group, current
 from trainers.errors import ConfigError
-from trainers.metrics import Metrics
+from trainers.metrics import Metrics, NoMetrics
 from trainers.models import (
     SMALL_MODEL_PARAMETERS,
     PolicyModel,
@@ -29,7 +31,7 @@ from trainers.models import (
 from trainers.ppo_state import TrainingState, load_state, save_state
 from trainers.records import Prompt
 from trainers.reward_source import RewardFunction, load_reward
-from trainers.rollout import Rollout, evaluate, scatter
+from trainers.rollout import Rollout, evaluate, in_groups, scatter
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
 from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
@@ -39,7 +41,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trainer:
-    """What stays the same during a run."""
+    """What stays the same during a run.
+
+    With several processes each computes its share of the rows, and all receive all of them.
+    """
 
     config: PPOConfig
     policy: TrainablePolicy
@@ -48,6 +53,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     metrics: Metrics
     max_prompt_tokens: int
+    group: Group
 
     def respond(self, prompts: Sequence[Prompt], generator: torch.Generator) -> tuple[Rollout, list[str]]:
         """Sampled responses, as tokens and as text."""
@@ -60,12 +66,28 @@ class Trainer:
             max_new_tokens=self.config.max_response_tokens,
             generator=generator,
             batch_size=self.config.batch_size,
+            group=self.group,
         )
         if (
             self.policy.dtype != torch.float32
         ):  # in bf16 decoding and training differ by up to 1e-2: once more
             rollout = rollout.replace(*self.evaluated(self.policy, rollout, with_values=True))
         return rollout, response_texts(self.tokenizer, rollout)
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """One score a response. (B,)
+
+        Raises: DataError: the reward gave something else.
+        """
+        rows = self.group.share(range(len(responses)))
+        scores = torch.zeros(len(responses))
+
+        def fill() -> None:
+            own = [prompts[row] for row in rows], [responses[row] for row in rows]
+            scores[rows] = reward_source.score(self.reward, *own)
+
+        self.group.on_each(fill if rows else lambda: None)
+        return self.group.sum(scores)
 
     def ref_logprobs(self, rollout: Rollout) -> Tensor:
         """The reference's logprobs of the same tokens. (B, R)"""
@@ -78,14 +100,15 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Logprobs and values without gradient, in batches of like length. Each (B, R)"""
         logprobs, values = torch.zeros_like(rollout.logprobs), torch.zeros_like(rollout.logprobs)
-        for rows in rollout.by_length(self.config.batch_size):
+        own = self.group.share(rollout.shortest_first(range(len(rollout))))
+        for rows in in_groups(own, self.config.batch_size):
             part = rollout.select(rows)
             width = part.response_ids.shape[1]
             outputs = evaluate(model, part, self.config.temperature, with_values=with_values)
             logprobs[rows, :width] = scatter(outputs.logprobs.cpu(), part.response_mask)
             if outputs.values is not None:
                 values[rows, :width] = scatter(outputs.values.cpu(), part.response_mask)
-        return logprobs, values
+        return self.group.sum(logprobs), self.group.sum(values)
 
 
 def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> tuple[Trainer, TrainingState]:
@@ -99,7 +122,8 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
             "model's context for the prompt; needed are at least 8: set it lower"
         )
     optimizer = make_optimizer(config, policy)
-    checkpoint = run_dir.latest_checkpoint()
+    group = current()
+    checkpoint = group.on_main(run_dir.latest_checkpoint)
     state, offset = TrainingState(kl_coef=config.kl_coef), 0
     if checkpoint is not None:
         state, offset = load_state(checkpoint, policy, optimizer)
@@ -111,8 +135,9 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
         tokenizer=load_tokenizer(config.base_model),
         reward=reward or load_reward(config),
         optimizer=optimizer,
-        metrics=run_dir.metrics(offset),
+        metrics=run_dir.metrics(offset) if group.is_main else NoMetrics(),
         max_prompt_tokens=min(config.max_prompt_tokens, room),
+        group=group,
     )
     return trainer, state
 
@@ -145,10 +170,15 @@ def save_checkpoint(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> 
     def write(directory: Path) -> None:
         save_state(directory, state, trainer.policy, trainer.optimizer, trainer.metrics.offset)
 
-    run_dir.save_checkpoint(state.update, write)
+    trainer.group.on_main(lambda: run_dir.save_checkpoint(state.update, write))
 
 
 def finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str, Any]:
+    """Write the best policy. Returns: the content of result.json."""
+    return trainer.group.on_main(lambda: _finish(run_dir, trainer, state))
+
+
+def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str, Any]:
     config, policy = trainer.config, trainer.policy
     policy.load_trainable_state(state.best_weights)
     before = state.looks[0]

@@ -75,11 +75,10 @@ class Rollout:
             values=None if self.values is None else self.values[index, :width],
         )
 
-    def by_length(self, size: int) -> list[list[int]]:
-        """Row numbers in groups of at most `size` of like length, so that groups need little padding."""
-        totals = self.lengths.tolist()
-        order = sorted(range(len(self)), key=lambda row: (len(self.prompt_ids[row]) + totals[row], row))
-        return [order[start : start + size] for start in range(0, len(order), size)]
+    def shortest_first(self, rows: Iterable[int]) -> list[int]:
+        """These rows in order of their length, prompt included."""
+        lengths = self.lengths.tolist()
+        return sorted(rows, key=lambda row: (len(self.prompt_ids[row]) + lengths[row], row))
 
     def replace(self, logprobs: Tensor, values: Tensor | None) -> Rollout:
         """The same tokens, evaluated again."""
@@ -153,6 +152,11 @@ def _token_logprobs(
         results = [checkpoint(of, part, wanted, use_reentrant=False) for part, wanted in pieces]
         chosen, entropy = (torch.cat(column) for column in zip(*results, strict=True))
     return chosen, entropy if with_entropy else None
+
+
+def in_groups(rows: Sequence[int], size: int) -> list[list[int]]:
+    """Rows in groups of at most `size`; of rows in order of length, groups need little padding."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def scatter(flat: Tensor, mask: Tensor) -> Tensor:

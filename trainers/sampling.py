@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trainers.decoder import Decoder, decoder_for
+from trainers.distributed import ALONE, Group
 from trainers.errors import ShapeError
 from trainers.models import PolicyModel
 from trainers.rollout import Rollout
@@ -33,6 +34,7 @@ def sample(
     max_new_tokens: int,
     generator: torch.Generator,
     batch_size: int = 64,
+    group: Group = ALONE,
     progress: Callable[[int], None] | None = None,
 ) -> Rollout:
     """One response to each prompt.
@@ -42,6 +44,7 @@ def sample(
         temperature: one for all or one a row; 0 is greedy (its logprobs are those at temperature 1).
         generator: on the CPU; its state decides every response.
         batch_size: rows decoded together; prompts of like length go together.
+        group: the processes that share the rows out; each returns all of them.
         progress: called with the number of finished rows after each batch.
     """
     count = len(prompt_ids)
@@ -55,16 +58,16 @@ def sample(
     chances = torch.rand(count, max_new_tokens, generator=generator)
     pad_id = cast(int, tokenizer.pad_token_id)
     result = _Result(count, max_new_tokens, pad_id, model.value_head is not None)
-    order = sorted(range(count), key=lambda row: len(prompt_ids[row]))
+    order = group.share(sorted(range(count), key=lambda row: len(prompt_ids[row])))
     decoder = decoder_for(model)
     ends = torch.tensor(sorted({cast(int, tokenizer.eos_token_id)} | model.eos_ids), device=model.device)
-    for start in range(0, count, batch_size):
+    for start in range(0, len(order), batch_size):
         rows = torch.tensor(order[start : start + batch_size])
         prompts = [list(prompt_ids[row]) for row in rows.tolist()]
         _sample_batch(model, decoder, prompts, rows, temperatures, chances, ends, result)
         if progress is not None:
-            progress(min(count, start + batch_size))
-    return result.rollout(prompt_ids)
+            progress(min(len(order), start + batch_size))
+    return result.rollout(prompt_ids, group)
 
 
 def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
@@ -77,7 +80,8 @@ class _Result:
     """The growing (B, R) tensors of a rollout, on the CPU."""
 
     def __init__(self, count: int, width: int, pad_id: int, with_values: bool) -> None:
-        self.ids = torch.full((count, width), pad_id)
+        self.pad_id = pad_id
+        self.ids = torch.zeros((count, width), dtype=torch.long)
         self.mask = torch.zeros((count, width), dtype=torch.bool)
         self.logprobs = torch.zeros(count, width)
         self.values = torch.zeros(count, width) if with_values else None
@@ -90,11 +94,15 @@ class _Result:
         if self.values is not None and values is not None:
             self.values[rows, step] = values
 
-    def rollout(self, prompt_ids: Sequence[Sequence[int]]) -> Rollout:
+    def rollout(self, prompt_ids: Sequence[Sequence[int]], group: Group) -> Rollout:
+        """The rows of all processes."""
+        self.mask, self.finished = (group.sum(t.int()).bool() for t in (self.mask, self.finished))
+        self.ids, self.logprobs = group.sum(self.ids), group.sum(self.logprobs)
+        self.values = None if self.values is None else group.sum(self.values)
         width = int(self.mask.any(dim=0).sum())
         return Rollout(
             prompt_ids=tuple(tuple(row) for row in prompt_ids),
-            response_ids=self.ids[:, :width].clone(),
+            response_ids=torch.where(self.mask, self.ids, self.pad_id)[:, :width].clone(),
             response_mask=self.mask[:, :width].clone(),
             finished=self.finished,
             logprobs=self.logprobs[:, :width].clone(),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from trainers import stopping
 from trainers.__main__ import STAGES, main
 from trainers.config import CompareConfig, PPOConfig
+from trainers.distributed import Group
 from trainers.errors import DataError, RunError
 from trainers.field_docs import field_docs
 from trainers.run_dir import RunDir
@@ -110,6 +112,17 @@ def test_stopped_stage_is_no_failure(run_dir: RunDir, run_stage: Callable[[Stage
     assert run_stage(fail(stopping.Stopped())) == 75
     assert not run_dir.error_path.exists()
     assert not run_dir.result_path.exists()
+
+
+def test_stage_that_does_not_share_its_work_is_not_run_by_several_processes(
+    run_dir: RunDir,
+    run_stage: Callable[[Stage], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("trainers.__main__.joined", lambda: contextlib.nullcontext(Group(rank=1, size=2)))
+    assert run_stage(fail(AssertionError("ran"))) == 2
+    assert "2 processes, but `compare` runs in one" in capsys.readouterr().err
 
 
 # --- bad input
