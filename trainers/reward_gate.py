@@ -56,6 +56,7 @@ def judge(
         "annotators": counts.annotators,
         "agreement": agreement.rate,
         "ceiling": agreement.ceiling,
+        "team": agreement.to_json(),
         **_against_baselines(candidates, heldout, scores),
         "calibration": {**asdict(calibrated), "points": [asdict(point) for point in calibrated.points]},
         "accuracy_by_kind": {
