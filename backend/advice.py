@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 FEW_PROMPTS = 60
 LOW_AGREEMENT = 0.70
 STRONG_CORRELATION = 0.8
 ALIKE_SHARE = 0.05
+VARIANTS_SHARE = 0.2
+APART_JUDGEMENTS = 50
+APART_GAP = 0.2
 SUSPICIOUS_SHARE = 0.2
 UNSEEN_GAP = 0.2
 GARBLED_SHARE = 0.02
@@ -140,6 +144,28 @@ def _agreement_low(m: Measurements) -> Advice | None:
     )
 
 
+def _apart(m: Measurements) -> Advice | None:
+    """One annotator agrees with the rest far less than the others do."""
+    members = [
+        member
+        for member in (m.reward.get("team") or {}).get("members", ())
+        if member["judgements"] >= APART_JUDGEMENTS
+    ]
+    if len(members) < 3:
+        return None
+    *_, lowest = sorted(members, key=lambda member: -member["rate"])
+    usual = median(member["rate"] for member in members)
+    if usual - lowest["rate"] < APART_GAP:
+        return None
+    return Advice(
+        "annotator_apart",
+        f"标注者 {lowest['annotator']} 与其他人只有 {lowest['rate']:.0%} 一致（一般为 {usual:.0%}）："
+        "请和他核对排序标准。",
+        f"Annotator {lowest['annotator']} agrees with the others in only {lowest['rate']:.0%} of the pairs"
+        f" ({usual:.0%} is usual here): go through the guideline together.",
+    )
+
+
 def _length_bias(m: Measurements) -> Advice | None:
     correlation = m.reward.get("length_correlation")
     if correlation is None or abs(correlation) < STRONG_CORRELATION:
@@ -195,6 +221,20 @@ def _alike(m: Measurements) -> Advice | None:
     )
 
 
+def _variants(m: Measurements) -> Advice | None:
+    spread = m.generate.get("spread") or {}
+    variants, prompts = spread.get("alike_prompts", 0), spread.get("prompts", 0)
+    if not prompts or variants / prompts <= VARIANTS_SHARE:
+        return None
+    return Advice(
+        "candidates_variants",
+        f"{variants / prompts:.0%} 的题目（{variants} / {prompts}）的候选回答大同小异，排序能教的很少："
+        "请加大温度和风格的差异后重新生成。",
+        f"The answers to {variants / prompts:.0%} of the prompts ({variants} of {prompts}) are variants of"
+        " one another, so ranking them teaches little: generate again with a clearer difference.",
+    )
+
+
 def _garbled(m: Measurements) -> Advice | None:
     garbled = m.compare.get("garbled_after")
     if garbled is None or garbled <= GARBLED_SHARE:
@@ -230,6 +270,6 @@ def _few_prompts(m: Measurements) -> Advice | None:
 
 
 _RULES: tuple[Callable[[Measurements], Advice | None], ...] = (
-    _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _unstable,
-    _unseen_worse, _alike, _length_bias, _suspicious, _few_prompts,
+    _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _apart,
+    _unstable, _unseen_worse, _alike, _variants, _length_bias, _suspicious, _few_prompts,
 )  # fmt: skip

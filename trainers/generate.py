@@ -29,6 +29,7 @@ from trainers.quality import Choice, Draw, choose
 from trainers.records import Candidates, Language, Prompt, Response, read_jsonl, write_jsonl
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
+from trainers.spread import measure_spread
 from trainers.text import language
 
 STYLES: dict[str, dict[Language, str]] = {
@@ -64,7 +65,7 @@ class Job:
 def run(config: GenerationConfig, run_dir: RunDir) -> dict[str, Any]:
     """Write `output/candidates.jsonl`.
 
-    Returns: prompts, candidates, regenerated, flagged (reason -> number), seconds.
+    Returns: prompts, candidates, regenerated, flagged (reason -> number), spread, seconds.
     Raises: DataError: there are no prompts, or one is there twice.
     """
     started = time.monotonic()
@@ -98,6 +99,7 @@ def run(config: GenerationConfig, run_dir: RunDir) -> dict[str, Any]:
         "candidates": sum(len(c.responses) for c in candidates),
         "regenerated": sum(draw.attempt > 0 for of_prompt in draws.values() for draw in of_prompt),
         "flagged": dict(Counter(flag for c in candidates for r in c.responses for flag in r.flags)),
+        "spread": measure_spread(candidates).to_json(),
         "seconds": round(time.monotonic() - started, 1),
     }
 

@@ -11,6 +11,15 @@ from backend.advice import Advice, Measurements, advise
 
 VERDICT = {"win_rate": 0.9, "p_value": 0.001, "judged": 40, "win_rate_seen": 0.9, "win_rate_unseen": 0.9}
 
+
+def team_of(*rates: float, judgements: int = 50) -> dict[str, Any]:
+    members = [
+        {"annotator": str(number), "rate": rate, "judgements": judgements}
+        for number, rate in enumerate(rates)
+    ]
+    return {"team": {"members": members}}
+
+
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("promote", {"verdict": {**VERDICT, "verdict": "better"}}, {"promoted": True}, "90%"),
     (
@@ -57,6 +66,13 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "10%",
     ),
     (
+        "candidates_variants",
+        {"generate": {"spread": {"prompts": 100, "alike_prompts": 21}}},
+        {"generate": {"spread": {"prompts": 100, "alike_prompts": 20}}},
+        "21%",
+    ),
+    ("annotator_apart", {"reward": team_of(0.9, 0.8, 0.5)}, {"reward": team_of(0.9, 0.8, 0.7)}, "50%"),
+    (
         "review_few",
         {"compare": {"comparisons": 12}, "comparisons_wanted": 40},
         {"compare": {"comparisons": 40}},
@@ -89,6 +105,13 @@ def test_nothing_measured_gives_no_advice() -> None:
 def test_ordinary_ends_of_ppo_give_no_advice() -> None:
     for reason in ("converged", "updates"):
         assert find("clip_lower", {"ppo": {"stop_reason": reason, "kl": 5.0}}) is None
+
+
+@pytest.mark.parametrize(
+    "team", [team_of(0.9, 0.5), team_of(0.9, 0.8, 0.5, judgements=49)], ids=["of two", "hardly compared"]
+)
+def test_nobody_stands_apart_without_enough_to_compare(team: dict[str, Any]) -> None:
+    assert find("annotator_apart", {"reward": team}) is None
 
 
 def test_tiny_p_value_is_said_as_people_say_it() -> None:

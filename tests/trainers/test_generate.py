@@ -29,6 +29,7 @@ from trainers.preferences import prompt_id
 from trainers.quality import Draw, choose
 from trainers.records import Candidates, Prompt, read_jsonl, write_jsonl
 from trainers.run_dir import RunDir
+from trainers.spread import measure_spread
 
 EMBEDDED = Path(__file__).parents[2] / "scripts/base_model/weights"
 QUESTIONS = [
@@ -77,6 +78,7 @@ def test_every_prompt_gets_its_candidates(tmp_path: Path, count: int) -> None:
     assert {len(c.responses) for c in candidates} == {count}
     assert result["prompts"] == 5
     assert result["candidates"] == 5 * count
+    assert result["spread"] == measure_spread(candidates).to_json()
     assert result["flagged"] == {
         flag: sum(flag in r.flags for c in candidates for r in c.responses)
         for flag in {flag for c in candidates for r in c.responses for flag in r.flags}
