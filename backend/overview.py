@@ -17,7 +17,7 @@ from backend import store
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
 from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold, tasks_left
-from backend.rounds import advice_for, policy_of
+from backend.rounds import advice_for, pending_comparisons, policy_of
 from backend.settings import Settings
 from backend.status import (
     AdviceView,
@@ -74,12 +74,8 @@ def _decision_open(session: Session, current: RoundRow) -> bool:
 
 def judged_of(session: Session, settings: Settings, current: RoundRow) -> tuple[int, int]:
     """How many comparisons have as many judgements (or skips) as wanted, and how many there are."""
-    comparisons = {row.id for row in store.comparisons(session, current.id)}
-    query = select(JudgementRow.comparison_id).where(
-        JudgementRow.workspace == current.workspace, JudgementRow.state.in_(("active", "cancelled"))
-    )
-    judgements = Counter(found for found in session.scalars(query) if found in comparisons)
-    return sum(n >= settings.reviews_per_comparison for n in judgements.values()), len(comparisons)
+    comparisons = len(store.comparisons(session, current.id))
+    return comparisons - len(pending_comparisons(session, settings, current)), comparisons
 
 
 def workspace_status(

@@ -6,6 +6,7 @@ Knows neither DBOS nor Label Studio: `backend.workflow` calls it in its steps.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import select
@@ -17,8 +18,8 @@ from backend.inputs import settings_of
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
-from backend.tables import ModelRow, RoundRow, WorkspaceRow
-from backend.verdict import judge_round, majority
+from backend.tables import ComparisonRow, JudgementRow, ModelRow, RoundRow, WorkspaceRow
+from backend.verdict import judge_round, review_results
 
 
 class Rounds:
@@ -32,8 +33,11 @@ class Rounds:
         """Judge the round by the judgements that are active now. Returns: the verdict in one word."""
         with self.store.session() as session:
             current = store.round_by_id(session, round_id)
+            settings = settings_of(self.settings, store.workspace(session, current.workspace))
             current.verdict = judge_round(
-                store.comparisons(session, round_id), store.active_judgements(session, round_id)
+                store.comparisons(session, round_id),
+                store.active_judgements(session, round_id),
+                pending=pending_comparisons(session, settings, current),
             )
             return str(current.verdict["verdict"])
 
@@ -62,6 +66,19 @@ class Rounds:
             current = store.round_by_id(session, round_id)
             if current.state not in ("decided", "failed"):
                 current.state, current.reason, current.finished = "failed", reason, time.time()
+
+
+def pending_comparisons(session: Session, settings: Settings, current: RoundRow) -> set[str]:
+    """Ids of a round's comparisons with fewer judgements (or skips) than wanted."""
+    done = Counter(
+        session.scalars(
+            select(JudgementRow.comparison_id)
+            .join(ComparisonRow, ComparisonRow.id == JudgementRow.comparison_id)
+            .where(ComparisonRow.round_id == current.id, JudgementRow.state.in_(("active", "cancelled")))
+        )
+    )
+    comparisons = store.comparisons(session, current.id)
+    return {row.id for row in comparisons if done[row.id] < settings.reviews_per_comparison}
 
 
 def policy_of(session: Session, round_id: str) -> ModelRow | None:
@@ -119,7 +136,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
     """The report of a round that has its verdict."""
     workspace = store.workspace(session, current.workspace)
     results = results_of(session, workspace.id, current.id)
-    judged = majority(store.active_judgements(session, current.id))
+    judged = review_results(store.active_judgements(session, current.id))
     policy = policy_of(session, current.id)
     return Report(
         title=workspace.title,

@@ -1,7 +1,7 @@
-"""Is it good enough, and is it better? Results are objects with their interval, not bare numbers.
+"""Is it good enough? Results are objects with their interval, not bare numbers.
 
 Knows scipy and nothing of models: takes counts and scores. The reward stage takes the gate's outcome from
-here, the backend's verdict wraps `judge_reviews`.
+here; `trainers.verdict` asks whether a policy is better.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ from scipy.stats import binomtest
 from trainers.records import Preference
 
 Outcome = Literal["passed", "not_enough_evidence", "failed"]
-Decision = Literal["better", "worse", "no_difference", "not_enough_evidence"]
 
 RANKINGS_STEP = (20, 50)
 """Fewest and most rankings to ask for at a time; after them the gate is looked at again."""
-INDIFFERENCE = 0.15
-"""A win rate whose whole interval lies within ½ ± this is no difference."""
-_POWER = 0.8  # chance that the number of reviews asked for settles it, if the win rate stays what it is
 _SEARCH_LIMIT = 10_000
 
 
@@ -142,60 +138,6 @@ def sign_test(wins: int, losses: int) -> SignTest:
     return SignTest(wins, losses, p_value)
 
 
-@dataclass(frozen=True)
-class WinRate:
-    """Share of the comparisons that the new model wins, a tie counting as half."""
-
-    value: float | None
-    """`None` without a comparison."""
-    interval: Interval
-
-
-def win_rate(wins: int, ties: int, losses: int) -> WinRate:
-    """Win rate with its Wilson interval, which ties make a little too wide, never too narrow."""
-    reviews = wins + ties + losses
-    points = wins + ties / 2
-    return WinRate(points / reviews if reviews else None, wilson_interval(points, reviews))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What blind reviews say of the new model."""
-
-    decision: Decision
-    wins: int
-    ties: int
-    losses: int
-    win_rate: WinRate
-    p_value: float
-    """Of the sign test."""
-    reviews_needed: int
-    """Estimate of how many more reviews would settle it, in tens; 0 if it is settled."""
-
-
-def judge_reviews(wins: int, ties: int, losses: int, *, alpha: float = 0.05) -> Verdict:
-    """Decide from blind reviews.
-
-    better, worse: the sign test's p-value is below `alpha`. no_difference: the whole interval of the win rate
-    lies within ½ ± `INDIFFERENCE`. Anything else is not enough evidence.
-
-    Args:
-        wins: reviews that prefer the new model.
-        ties: reviews that prefer neither.
-        losses: reviews that prefer the old model.
-        alpha: accepted probability of seeing a difference where there is none.
-    """
-    rate = win_rate(wins, ties, losses)
-    p_value = sign_test(wins, losses).p_value
-    decision: Decision = "not_enough_evidence"
-    if p_value < alpha:
-        decision = "better" if wins > losses else "worse"
-    elif rate.interval.low >= 0.5 - INDIFFERENCE and rate.interval.high <= 0.5 + INDIFFERENCE:
-        decision = "no_difference"
-    needed = _reviews_to_settle(wins, ties, losses, alpha) if decision == "not_enough_evidence" else 0
-    return Verdict(decision, wins, ties, losses, rate, p_value, needed)
-
-
 def _pairs_to_decide(value: float | None, gate_accuracy: float, gate_margin: float) -> int:
     """Pairs at which the gate would decide if the accuracy stayed what it is."""
     share = gate_accuracy if value is None else value
@@ -205,22 +147,6 @@ def _pairs_to_decide(value: float | None, gate_accuracy: float, gate_margin: flo
         if passed or interval.high < gate_accuracy:
             return pairs
     return _SEARCH_LIMIT
-
-
-def _reviews_to_settle(wins: int, ties: int, losses: int, alpha: float) -> int:
-    """More reviews until better, worse or no difference, whichever comes first at the rates seen so far."""
-    reviews = wins + ties + losses
-    indifferent = next(
-        (n for n in range(1, _SEARCH_LIMIT) if wilson_interval(n / 2, n).low >= 0.5 - INDIFFERENCE),
-        _SEARCH_LIMIT,
-    )
-    different = _SEARCH_LIMIT
-    if wins != losses:
-        share = wins / (wins + losses)
-        z_alpha, z_power = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(_POWER)
-        decided = ((z_alpha / 2 + z_power * math.sqrt(share * (1 - share))) / (share - 0.5)) ** 2
-        different = math.ceil(decided * reviews / (wins + losses))
-    return max(10, _round_up(min(indifferent, different) - reviews, 10))
 
 
 def _round_up(number: int, step: int) -> int:

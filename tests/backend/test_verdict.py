@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.tables import ComparisonRow, JudgementRow
-from backend.verdict import judge_round, majority
+from backend.verdict import judge_round, review_results
 
 
 def comparison(number: int, *, seen: bool = True) -> ComparisonRow:
@@ -49,7 +49,13 @@ def test_no_judgement_is_not_enough_evidence() -> None:
 
 
 def test_three_reviewers_of_one_comparison_give_one_result() -> None:
-    assert majority([judged(1, "after", 1), judged(1, "after", 2), judged(1, "before", 3)]) == {"c1": "after"}
-    assert majority([judged(1, "after", 1), judged(1, "before", 2)]) == {"c1": "tie"}
-    assert majority([judged(1, "tie", 1), judged(1, "before", 2)]) == {"c1": "before"}
-    assert majority([judged(1, None)]) == {}
+    judgements = [judged(1, "after", 1), judged(1, "after", 2), judged(1, "before", 3), judged(2, None)]
+    assert review_results(judgements) == {"c1": "after"}
+
+
+def test_review_that_was_ended_early_is_held_to_more() -> None:
+    comparisons = [comparison(n) for n in range(40)]
+    judgements = [judged(n, "after") for n in range(15)] + [judged(n, "before") for n in range(15, 20)]
+    early = judge_round(comparisons, judgements, pending={f"c{n}" for n in range(20, 40)})
+    assert (early["verdict"], early["pending"], early["judged"]) == ("not_enough_evidence", 20, 20)
+    assert judge_round(comparisons, judgements)["verdict"] == "better"

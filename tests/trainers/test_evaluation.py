@@ -11,11 +11,9 @@ from trainers.evaluation import (
     Accuracy,
     Interval,
     decide_gate,
-    judge_reviews,
     pair_accuracy,
     sign_test,
     wilson_interval,
-    win_rate,
 )
 from trainers.records import Preference
 
@@ -112,7 +110,7 @@ def test_gate_seldom_passes_a_72_percent_model() -> None:
     assert passed / 500 < 0.01
 
 
-# --- reviews
+# --- sign test
 
 
 @pytest.mark.parametrize(
@@ -129,50 +127,3 @@ def test_gate_seldom_passes_a_72_percent_model() -> None:
 )
 def test_sign_test_of_published_figures(wins: int, losses: int, p_value: float) -> None:
     assert sign_test(wins, losses).p_value == pytest.approx(p_value, abs=5e-5)
-
-
-def test_tie_counts_half_in_the_win_rate() -> None:
-    rate = win_rate(6, 2, 2)
-    assert rate.value == pytest.approx(0.7)
-    assert rate.interval == wilson_interval(7, 10)
-    assert win_rate(0, 0, 0).value is None
-
-
-@pytest.mark.parametrize(
-    ("wins", "ties", "losses", "decision"),
-    [
-        (15, 0, 5, "better"),
-        (5, 0, 15, "worse"),
-        (14, 0, 6, "not_enough_evidence"),  # p = 0.115
-        (15, 100, 5, "better"),  # ties are left out of the test
-        (21, 0, 21, "no_difference"),  # 42 reviews: 0.5 ± 0.145
-        (0, 42, 0, "no_difference"),
-        (5, 0, 5, "not_enough_evidence"),
-        (0, 0, 0, "not_enough_evidence"),
-    ],
-)
-def test_verdict_of_reviews(wins: int, ties: int, losses: int, decision: str) -> None:
-    assert judge_reviews(wins, ties, losses).decision == decision
-
-
-def test_settled_verdict_needs_no_more_reviews() -> None:
-    assert judge_reviews(15, 0, 5).reviews_needed == 0
-    assert judge_reviews(21, 0, 21).reviews_needed == 0
-
-
-def test_unsettled_verdict_says_how_many_reviews_would_settle_it() -> None:
-    # at 5 of 10, indifference is shown at 39 reviews: low bound ½ − z/(2√(n+z²)) ≥ 0.35 → n ≥ 38.9
-    assert judge_reviews(5, 0, 5).reviews_needed == 30
-    # at 8 of 10, n = ((1.96/2 + 0.8416·√0.16)/0.3)² = 19.3 → 20 reviews with 80 % power
-    assert judge_reviews(8, 0, 2).reviews_needed == 10
-    # half of the reviews are ties: twice as many, 39, and so are those that show indifference
-    assert judge_reviews(8, 10, 2).reviews_needed == 20
-
-
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
-def test_verdict_of_swapped_sides_is_the_opposite(wins: int, ties: int, losses: int) -> None:
-    opposite = {"better": "worse", "worse": "better"}
-    verdict, swapped = judge_reviews(wins, ties, losses), judge_reviews(losses, ties, wins)
-    assert swapped.decision == opposite.get(verdict.decision, verdict.decision)
-    assert swapped.p_value == pytest.approx(verdict.p_value)
-    assert swapped.reviews_needed == verdict.reviews_needed
