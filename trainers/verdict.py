@@ -11,8 +11,9 @@ whenever the review is ended: 2½ % by the exact test of the complete review, 2�
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import NormalDist
 from typing import Literal
 
@@ -20,9 +21,12 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
+from trainers.concordance import krippendorff_alpha
 from trainers.evaluation import Interval, sign_test
 
 Vote = Literal["after", "before", "tie"]
+Shown = Literal["left", "tie", "right"]
+"""A vote by what the reviewer saw."""
 Decision = Literal["better", "worse", "no_difference", "not_enough_evidence"]
 
 ALPHA = 0.05
@@ -32,6 +36,7 @@ INDIFFERENCE = 0.15
 POWER = 0.8
 """Chance that a review of the size asked for settles it, if the rates stay what they are."""
 _SEARCH_LIMIT = 10_000
+_PLACES: dict[Shown, float] = {"left": -1.0, "tie": 0.0, "right": 1.0}
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,38 @@ def majority(votes: Iterable[Vote]) -> Vote:
 
     Evenly split is a tie, and so is a comparison in which nobody has a preference.
     """
-    balance = sum({"after": 1, "before": -1, "tie": 0}[vote] for vote in votes)
+    balance = sum((vote == "after") - (vote == "before") for vote in votes)
     return "after" if balance > 0 else "before" if balance < 0 else "tie"
+
+
+@dataclass(frozen=True)
+class ReviewerAgreement:
+    """How far several reviewers of the same comparisons agree."""
+
+    comparisons: int
+    """Those that two or more judged."""
+    share: float | None
+    """Of every two reviewers of a comparison, how many gave the same vote; `None` without two."""
+    krippendorff_alpha: float | None
+    """1 is perfect agreement, 0 what chance gives; `None` where nobody's vote differs."""
+
+
+def reviewer_agreement(comparisons: Iterable[Sequence[Shown]]) -> ReviewerAgreement:
+    """Agreement of blind votes, by the side on which the preferred answer was displayed.
+
+    Sides are shuffled, so that chance gives each of them equally often. By model it would give the better one
+    nearly always, and α would be near 0 however well the reviewers agree. A tie lies between the sides.
+
+    Args:
+        comparisons: the votes of each.
+    """
+    shared = [votes for votes in comparisons if len(votes) > 1]
+    pairs = [first == second for votes in shared for first, second in combinations(votes, 2)]
+    return ReviewerAgreement(
+        len(shared),
+        sum(pairs) / len(pairs) if pairs else None,
+        krippendorff_alpha([_PLACES[vote] for vote in votes] for votes in shared),
+    )
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from trainers.evaluation import Interval, sign_test, wilson_interval
 from trainers.verdict import (
     Decision,
+    ReviewerAgreement,
+    Shown,
     Tally,
     Vote,
     anytime_sign_test,
     judge_reviews,
     majority,
+    reviewer_agreement,
     reviews_to_settle,
     win_rate,
 )
@@ -44,6 +47,36 @@ def decided(wins: int, ties: int, losses: int) -> Decision:
 )
 def test_majority_is_of_those_with_a_preference(votes: list[Vote], result: Vote) -> None:
     assert majority(votes) == result
+
+
+def test_agreement_of_reviewers_by_hand() -> None:
+    # pairs: 1 of 1, 1 of 3, 0 of 1 agree; the comparison with one reviewer tells nothing
+    found = reviewer_agreement([["left", "left"], ["right", "right", "tie"], ["left", "right"], ["tie"]])
+    assert (found.comparisons, found.share) == (3, 2 / 5)
+
+
+def test_agreement_of_krippendorffs_two_observers() -> None:
+    """Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section A."""
+    meg, owen = "0100000010", "1110010000"
+    sides: dict[str, Shown] = {"0": "left", "1": "right"}
+    found = reviewer_agreement([[sides[a], sides[b]] for a, b in zip(meg, owen, strict=True)])
+    assert found.share == 0.6
+    assert found.krippendorff_alpha == pytest.approx(0.095, abs=5e-4)
+
+
+def test_agreement_is_by_side_and_not_by_model() -> None:
+    rng = random.Random(0)
+    comparisons: list[list[Shown]] = []
+    for _ in range(200):  # the new model wins nearly always, and reviewers are 95 % sure of that
+        side, other = rng.choice([("left", "right"), ("right", "left")])
+        comparisons.append([side if rng.random() < 0.95 else other for _ in range(3)])  # type: ignore[misc]
+    found = reviewer_agreement(comparisons)
+    assert found.share == pytest.approx(0.905, abs=0.03)  # 0.95² + 0.05²
+    assert found.krippendorff_alpha == pytest.approx(0.81, abs=0.06)  # 1 − (1 − 0.905)/½
+
+
+def test_agreement_of_one_reviewer_is_unknown() -> None:
+    assert reviewer_agreement([["left"], []]) == ReviewerAgreement(0, None, None)
 
 
 # --- win rate
