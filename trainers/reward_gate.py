@@ -7,6 +7,7 @@ it was written to disk; the result goes into the stage's `result.json`, which th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
@@ -14,6 +15,7 @@ from typing import Any
 
 from trainers.agreement import measure_agreement
 from trainers.config import RewardConfig
+from trainers.coverage import measure_coverage
 from trainers.evaluation import Accuracy, Interval, decide_gate, pair_accuracy
 from trainers.pair_evaluation import accuracy_by_kind, calibration, clustered_interval, compare_scores
 from trainers.preferences import Sufficiency, split_preferences
@@ -45,6 +47,8 @@ def judge(
     clustered = clustered_interval(heldout, scores, seed=config.seed)
     calibrated = calibration(heldout, scores, seed=config.seed)
     agreement = measure_agreement(rankings)
+    ranked = Counter(ranking.prompt_id for ranking in rankings)
+    covered = measure_coverage([entry.prompt for entry in candidates], ranked, seed=config.seed)
     by_kind = accuracy_by_kind(heldout, candidates, scores)
     return {
         "accuracy": gate.accuracy.value,
@@ -57,6 +61,7 @@ def judge(
         "agreement": agreement.rate,
         "ceiling": agreement.ceiling,
         "team": agreement.to_json(),
+        "coverage": covered.to_json(),
         **_against_baselines(candidates, heldout, scores),
         "calibration": {**asdict(calibrated), "points": [asdict(point) for point in calibrated.points]},
         "accuracy_by_kind": {

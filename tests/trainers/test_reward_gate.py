@@ -83,6 +83,9 @@ def test_noisy_scores_have_an_interval_by_prompts_and_kinds_that_sum_up() -> Non
         right = sum(figures["accuracy"] * figures["pairs"] for figures in kinds.values())
         assert right == pytest.approx(result["accuracy"] * result["pairs"])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert (
+        sum(scenario["rankings"] for scenario in result["coverage"]["scenarios"]) == result["prompts_train"]
+    )
 
 
 def test_length_correlation_is_relative_to_the_prompt() -> None:
