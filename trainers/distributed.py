@@ -47,6 +47,14 @@ class Group:
         """What this process does of the items: every `size`-th one, so sorted items give like shares."""
         return list(items[self.rank :: self.size])
 
+    def batches(self, items: Sequence[T], size: int) -> list[list[T]]:
+        """The share in lists of at most `size`; all have equally many lists, some perhaps an empty last one.
+
+        Of items in order of their length a list holds alike ones, which need little padding.
+        """
+        own, most = self.share(items), -(-len(items) // self.size)
+        return [own[start : start + size] for start in range(0, most, size)]
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, in place: whatever the shares have added up, or filled into zeros.
 
@@ -62,7 +70,7 @@ class Group:
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give all processes the sum of their gradients, in one message.
 
-        A process without any gradient, because its share was empty, takes part with zeros.
+        A parameter that has no gradient here takes part with zeros.
 
         Raises: RunError: another process is gone.
         """
@@ -117,7 +125,11 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """True on every process if it is true on any."""
-        return any(self.on_each(lambda: flag))
+        if self.size == 1:
+            return flag
+        import torch
+
+        return bool(self.sum(torch.tensor(int(flag))))
 
     def _as_told(self, error: Exception | None) -> TrainerError | None:
         if error is None or isinstance(error, TrainerError):

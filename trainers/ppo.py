@@ -38,7 +38,7 @@ from trainers.ppo_run import Trainer, finish, save_checkpoint, start, trained_pa
 from trainers.ppo_state import TrainingState, generator_for, prompts_of_update
 from trainers.records import Prompt, read_jsonl
 from trainers.reward_source import RewardFunction
-from trainers.rollout import Rollout, evaluate, in_groups
+from trainers.rollout import Rollout, evaluate
 from trainers.run_dir import RunDir
 from trainers.stopping import Stopped, stop_requested
 from trainers.text import is_garbled, is_repetitive
@@ -235,8 +235,7 @@ def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> T
     """
     config, rollout, sums = trainer.config, experience.rollout, torch.zeros(len(_SUMS))
     tokens = int(rollout.lengths[rows].sum())
-    own = trainer.group.share(rollout.shortest_first(rows))
-    for index in in_groups(own, config.micro_batch_size):
+    for index in trainer.group.batches(rollout.shortest_first(rows), config.micro_batch_size):
         part = rollout.select(index)
         mask, device = part.response_mask, trainer.policy.device
 

@@ -31,7 +31,7 @@ from trainers.models import (
 from trainers.ppo_state import TrainingState, load_state, save_state
 from trainers.records import Prompt
 from trainers.reward_source import RewardFunction, load_reward
-from trainers.rollout import Rollout, evaluate, in_groups, scatter
+from trainers.rollout import Rollout, evaluate, scatter
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
 from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
@@ -100,8 +100,8 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Logprobs and values without gradient, in batches of like length. Each (B, R)"""
         logprobs, values = torch.zeros_like(rollout.logprobs), torch.zeros_like(rollout.logprobs)
-        own = self.group.share(rollout.shortest_first(range(len(rollout))))
-        for rows in in_groups(own, self.config.batch_size):
+        order = rollout.shortest_first(range(len(rollout)))
+        for rows in self.group.batches(order, self.config.batch_size):
             part = rollout.select(rows)
             width = part.response_ids.shape[1]
             outputs = evaluate(model, part, self.config.temperature, with_values=with_values)

@@ -63,9 +63,9 @@ class Rollout:
         return [row[:length] for row, length in zip(self.response_ids.tolist(), lengths, strict=True)]
 
     def select(self, rows: Sequence[int]) -> Rollout:
-        """These rows, trimmed to their longest response."""
-        index = torch.as_tensor(list(rows), device=self.response_ids.device)
-        width = int(self.lengths[index].max())
+        """These rows, which may be none, trimmed to their longest response."""
+        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.response_ids.device)
+        width = max(self.lengths[index].tolist(), default=0)
         return Rollout(
             prompt_ids=tuple(self.prompt_ids[row] for row in rows),
             response_ids=self.response_ids[index, :width],
@@ -120,11 +120,12 @@ def evaluate(
     """Logprobs, values and entropy of the rollout's response tokens under the model as it is now.
 
     Prompt and response stand next to each other and padding only at the end, where a causal model cannot see
-    it: no mask is needed. Logits are computed for response tokens only.
+    it: no mask is needed. Logits are computed for response tokens only. Where there is no row the model runs
+    all the same, on one token: processes that share its weights run it equally often.
     """
-    rows = [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)]
+    rows = [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)] or [[0]]
     ids, real = pad(rows, 0, "right")
-    prompt_lengths = torch.tensor([len(prompt) for prompt in rollout.prompt_ids])
+    prompt_lengths = torch.tensor([len(prompt) for prompt in rollout.prompt_ids] or [1])
     is_response = real & (torch.arange(ids.shape[1]) >= prompt_lengths[:, None])
     ids, is_response = ids.to(model.device), is_response.to(model.device)
     hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
@@ -152,11 +153,6 @@ def _token_logprobs(
         results = [checkpoint(of, part, wanted, use_reentrant=False) for part, wanted in pieces]
         chosen, entropy = (torch.cat(column) for column in zip(*results, strict=True))
     return chosen, entropy if with_entropy else None
-
-
-def in_groups(rows: Sequence[int], size: int) -> list[list[int]]:
-    """Rows in groups of at most `size`; of rows in order of length, groups need little padding."""
-    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def scatter(flat: Tensor, mask: Tensor) -> Tensor:

@@ -58,15 +58,17 @@ def sample(
     chances = torch.rand(count, max_new_tokens, generator=generator)
     pad_id = cast(int, tokenizer.pad_token_id)
     result = _Result(count, max_new_tokens, pad_id, model.value_head is not None)
-    order = group.share(sorted(range(count), key=lambda row: len(prompt_ids[row])))
+    order = sorted(range(count), key=lambda row: len(prompt_ids[row]))
     decoder = decoder_for(model)
     ends = torch.tensor(sorted({cast(int, tokenizer.eos_token_id)} | model.eos_ids), device=model.device)
-    for start in range(0, len(order), batch_size):
-        rows = torch.tensor(order[start : start + batch_size])
-        prompts = [list(prompt_ids[row]) for row in rows.tolist()]
+    done = 0
+    for batch in filter(None, group.batches(order, batch_size)):
+        rows = torch.tensor(batch)
+        prompts = [list(prompt_ids[row]) for row in batch]
         _sample_batch(model, decoder, prompts, rows, temperatures, chances, ends, result)
+        done += len(batch)
         if progress is not None:
-            progress(min(len(order), start + batch_size))
+            progress(done)
     return result.rollout(prompt_ids, group)
 
 

@@ -7,9 +7,10 @@ import torch
 
 from tests.tiny_models import Architecture, tiny_model_dir
 from trainers import rollout as rollout_module
+from trainers.distributed import ALONE
 from trainers.errors import ShapeError
 from trainers.models import PolicyModel, load_policy, pad
-from trainers.rollout import Rollout, evaluate, in_groups, response_mask, scatter
+from trainers.rollout import Rollout, evaluate, response_mask, scatter
 
 EOS = 3
 
@@ -51,7 +52,7 @@ def test_selecting_rows_trims_to_the_longest() -> None:
 
 def test_groups_hold_rows_of_like_length_once_each() -> None:
     order = a_rollout().shortest_first([0, 1, 2])  # totals 7, 10, 5
-    assert in_groups(order, 2) == [[2, 0], [1]]
+    assert ALONE.batches(order, 2) == [[2, 0], [1]]
 
 
 def test_a_response_without_tokens_is_refused() -> None:
