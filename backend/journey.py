@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.policy import BUSY_ROUNDS, Waiting, WorkspaceState, next_actions, rankings_threshold, tasks_left
-from backend.report import VERDICTS
+from backend.report_review import VERDICTS
 from backend.status import AdviceView, Counts, RoundView, RunView, Step, StepKey
 
 _AFTER_REWARD = frozenset({"tuning", "comparing", "reviewing", "decided"})

@@ -1,4 +1,4 @@
-"""The verdict of a round as people read it: HTML for Label Studio's HyperText tag, and plain text.
+"""What a round found, as people read it: HTML for Label Studio's HyperText tag, a page, text, and JSON.
 
 Pure. Chinese and English side by side. Everything that is not ours is escaped: model text comes here.
 HyperText shows tables, styles and inline SVG; it runs no script and loads no picture.
@@ -6,22 +6,27 @@ HyperText shows tables, styles and inline SVG; it runs no script and loads no pi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
 from backend.advice import Advice
+from backend.markup import number, percent, style
+from backend.report_review import (
+    leaderboard_lines,
+    leaderboard_section,
+    review_lines,
+    review_numbers,
+    review_section,
+    verdict_words,
+)
+from trainers.leaderboard import Standing
 
 EXAMPLES = 6
 _LONGEST_EXAMPLE = 600
 
-VERDICTS: Mapping[str, tuple[str, str, str]] = {
-    "better": ("新模型更好", "The new model is better", "#15803d"),
-    "worse": ("新模型更差", "The new model is worse", "#b91c1c"),
-    "no_difference": ("没有明显差别", "No difference that matters", "#475569"),
-    "not_enough_evidence": ("证据不足", "Not enough evidence", "#b45309"),
-}
 BASELINES = {"longer": "越长越好 longer wins", "shorter": "越短越好 shorter wins"}
 KINDS = {
     "rank": (
@@ -36,7 +41,6 @@ KINDS = {
     ),
     "language": ("按语言", "by language", {"zh": "中文 Chinese", "en": "英文 English"}),
 }  # fmt: skip
-_WIN, _TIE, _LOSS = "#16a34a", "#94a3b8", "#dc2626"
 
 
 @dataclass(frozen=True)
@@ -59,24 +63,30 @@ class Report:
     number: int
     model: str
     verdict: Mapping[str, Any]
-    """As `backend.verdict.judge_round` gives it."""
+    """As `backend.verdict.judge_round` gives it; empty before the review has ended."""
     reward: Mapping[str, Any] = field(default_factory=dict)
     ppo: Mapping[str, Any] = field(default_factory=dict)
     compare: Mapping[str, Any] = field(default_factory=dict)
+    leaderboard: Sequence[Standing] = ()
+    """Of all versions of all rounds, best first."""
     advice: Sequence[Advice] = ()
     examples: Sequence[Example] = ()
+    data: Sequence[tuple[str, str, str]] = ()
+    """As `backend.data_report.data_rows` gives them."""
 
 
 def to_html(report: Report) -> str:
     """The report as one fragment of HTML."""
-    zh, en, colour = _verdict_words(report)
+    zh, en, colour = verdict_words(report.verdict)
     return "\n".join(
         [
-            f'<div style="{_style(font_family="system-ui, sans-serif", line_height="1.6")}">',
-            f"<h2>{escape(report.title)} · 第 {report.number} 轮 · Round {report.number}</h2>",
-            f'<p style="{_style(font_size="1.4em", font_weight="700", color=colour)}">{zh} · {en}</p>',
-            _review_section(report),
+            f'<div style="{style(font_family="system-ui, sans-serif", line_height="1.6")}">',
+            f"<h2>{escape(_heading(report))}</h2>",
+            f'<p style="{style(font_size="1.4em", font_weight="700", color=colour)}">{zh} · {en}</p>',
+            review_section(report.verdict),
+            leaderboard_section(report.leaderboard, report.model),
             _numbers_section(report),
+            _data_section(report.data),
             _advice_section(report.advice),
             _examples_section(report.examples),
             "</div>",
@@ -84,77 +94,40 @@ def to_html(report: Report) -> str:
     )
 
 
+def to_page(report: Report) -> str:
+    """The report as a page of its own."""
+    head = f'<meta charset="utf-8"><title>{escape(_heading(report))}</title>'
+    return f'<!doctype html>\n<html lang="zh"><head>{head}</head><body>\n{to_html(report)}\n</body></html>\n'
+
+
 def to_text(report: Report) -> str:
     """The same in a few lines for a terminal."""
-    zh, en, _ = _verdict_words(report)
-    verdict = report.verdict
-    lines = [f"{report.title} · 第 {report.number} 轮 · Round {report.number}: {zh} · {en}"]
-    for zh_name, en_name, key in (("训练过的题目", "seen", "seen"), ("没见过的题目", "never seen", "unseen")):
-        c = verdict[key]
-        lines.append(
-            f"  {zh_name} · {en_name}: {c['wins']} 胜 wins, {c['ties']} 平 ties, {c['losses']} 负 losses"
-        )
-    lines += [f"  {zh_name} · {en_name}: {value}" for zh_name, en_name, value in _numbers(report)]
+    zh, en, _ = verdict_words(report.verdict)
+    lines = [f"{_heading(report)}: {zh} · {en}", *review_lines(report.verdict)]
+    lines += [
+        f"  {zh_name} · {en_name}: {value}" for zh_name, en_name, value in (*_numbers(report), *report.data)
+    ]
+    lines += leaderboard_lines(report.leaderboard)
     for advice in report.advice:
         lines += [f"  → {advice.zh}", f"    {advice.en}"]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
-def _verdict_words(report: Report) -> tuple[str, str, str]:
-    return VERDICTS.get(str(report.verdict.get("verdict")), VERDICTS["not_enough_evidence"])
+def to_json(report: Report) -> str:
+    """Everything that the report is made from, all examples included."""
+    return json.dumps(asdict(report), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
-def _review_section(report: Report) -> str:
-    verdict = report.verdict
-    rows = [
-        _bar_row("训练过的题目 · seen in training", verdict["seen"], verdict.get("p_seen")),
-        _bar_row("没见过的题目 · never seen", verdict["unseen"], verdict.get("p_unseen")),
-    ]
-    legend = "".join(
-        f'<span style="{_style(color=colour, margin_right="1em")}">■ {words}</span>'
-        for colour, words in ((_WIN, "胜 wins"), (_TIE, "平 ties"), (_LOSS, "负 losses"))
-    )
-    return f"<h3>盲评结果 · Blind review</h3>\n<p>{legend}</p>\n<table>{''.join(rows)}</table>"
-
-
-def _bar_row(name: str, counts: Mapping[str, int], p_value: float | None) -> str:
-    shown = f"{counts['wins']} / {counts['ties']} / {counts['losses']}"
-    p = "" if p_value is None else f"p = {p_value:.3g}"
-    cells = (name, _bar(counts), shown, p)
-    style = _style(padding="4px 12px 4px 0")
-    return "<tr>" + "".join(f'<td style="{style}">{cell}</td>' for cell in cells) + "</tr>"
-
-
-def _bar(counts: Mapping[str, int], width: int = 320, height: int = 18) -> str:
-    """Wins, ties and losses as one bar of inline SVG."""
-    total = sum(counts[name] for name in ("wins", "ties", "losses"))
-    parts, x = [], 0.0
-    for name, colour in (("wins", _WIN), ("ties", _TIE), ("losses", _LOSS)):
-        share = width * counts[name] / total if total else 0.0
-        if share:
-            parts.append(f'<rect x="{x:.1f}" y="0" width="{share:.1f}" height="{height}" fill="{colour}"/>')
-        x += share
-    background = f'<rect x="0" y="0" width="{width}" height="{height}" fill="#e2e8f0"/>'
-    return f'<svg width="{width}" height="{height}" role="img">{background}{"".join(parts)}</svg>'
+def _heading(report: Report) -> str:
+    return f"{report.title} · 第 {report.number} 轮 · Round {report.number}"
 
 
 def _numbers(report: Report) -> list[tuple[str, str, str]]:
-    verdict, reward, ppo = report.verdict, report.reward, report.ppo
-    low, high = verdict.get("interval") or (0.0, 1.0)
-    found = [
-        ("模型", "model", report.model),
-        ("胜率", "win rate", f"{_percent(verdict.get('win_rate'))} ({low:.0%} – {high:.0%})"),
-        ("显著性", "sign test", f"p = {verdict['p_value']:.3g}"),
-        ("已评对比", "comparisons judged", f"{verdict['judged']} / {verdict['comparisons']}"),
-        (
-            "平均长度（字符）",
-            "mean length (characters)",
-            f"{_number(verdict.get('length_before'))} → {_number(verdict.get('length_after'))}",
-        ),
-    ]
+    reward, ppo = report.reward, report.ppo
+    found = [("模型", "model", report.model), *review_numbers(report.verdict)]
     found += _reward_numbers(reward)
     if ppo:
-        shown = f"{_number(ppo.get('reward_before'), 2)} → {_number(ppo.get('reward_after'), 2)}"
+        shown = f"{number(ppo.get('reward_before'), 2)} → {number(ppo.get('reward_after'), 2)}"
         found.append(("奖励", "reward", shown))
         found.append(("PPO 更新", "PPO updates", f"{ppo.get('updates')} ({ppo.get('stop_reason')})"))
     if report.compare.get("garbled_after") is not None:
@@ -181,7 +154,7 @@ def _reward_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for name, kinds in (reward.get("accuracy_by_kind") or {}).items():
         zh, en, words = KINDS[name]
         shown = ", ".join(
-            f"{words[kind]} {_percent(figures['accuracy'])} ({figures['pairs']})"
+            f"{words[kind]} {percent(figures['accuracy'])} ({figures['pairs']})"
             for kind, figures in kinds.items()
         )
         found.append((f"准确率{zh}（对数）", f"accuracy {en} (pairs)", shown))
@@ -190,16 +163,24 @@ def _reward_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _share(figures: Mapping[str, Any], name: str, interval: str) -> str:
     low, high = figures.get(interval) or (0.0, 1.0)
-    return f"{_percent(figures.get(name))} ({low:.0%} – {high:.0%})"
+    return f"{percent(figures.get(name))} ({low:.0%} – {high:.0%})"
 
 
 def _numbers_section(report: Report) -> str:
-    style = _style(padding="2px 16px 2px 0")
-    rows = "".join(
-        f'<tr><td style="{style}">{zh} · {en}</td><td style="{style}"><b>{escape(value)}</b></td></tr>'
-        for zh, en, value in _numbers(report)
+    return f"<h3>结果 · Figures</h3>\n{_rows(_numbers(report))}"
+
+
+def _data_section(rows: Sequence[tuple[str, str, str]]) -> str:
+    return f"<h3>数据 · Data</h3>\n{_rows(rows)}" if rows else ""
+
+
+def _rows(rows: Sequence[tuple[str, str, str]]) -> str:
+    cell = style(padding="2px 16px 2px 0", vertical_align="top")
+    shown = "".join(
+        f'<tr><td style="{cell}">{zh} · {en}</td><td style="{cell}"><b>{escape(value)}</b></td></tr>'
+        for zh, en, value in rows
     )
-    return f"<h3>数据 · Figures</h3>\n<table>{rows}</table>"
+    return f"<table>{shown}</table>"
 
 
 def _advice_section(advice: Sequence[Advice]) -> str:
@@ -213,15 +194,15 @@ def _examples_section(examples: Sequence[Example]) -> str:
     if not examples:
         return ""
     words = {"after": "新模型更好 · after", "before": "旧模型更好 · before", "tie": "一样 · tie"}
-    style = _style(padding="8px", vertical_align="top", white_space="pre-wrap", border="1px solid #cbd5e1")
+    box = style(padding="8px", vertical_align="top", white_space="pre-wrap", border="1px solid #cbd5e1")
     head = "".join(
-        f'<th style="{style}">{name}</th>'
+        f'<th style="{box}">{name}</th>'
         for name in ("问题 · Question", "训练前 · Before", "训练后 · After", "评审 · Judged")
     )
     rows = "".join(
         "<tr>"
         + "".join(
-            f'<td style="{style}">{cell}</td>'
+            f'<td style="{box}">{cell}</td>'
             for cell in (
                 *(escape(_cut(text)) for text in (example.prompt, example.before, example.after)),
                 words.get(example.result, "—"),
@@ -230,21 +211,9 @@ def _examples_section(examples: Sequence[Example]) -> str:
         + "</tr>"
         for example in examples[:EXAMPLES]
     )
-    table = _style(border_collapse="collapse")
+    table = style(border_collapse="collapse")
     return f'<h3>例子 · Examples</h3>\n<table style="{table}"><tr>{head}</tr>{rows}</table>'
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_EXAMPLE else text[:_LONGEST_EXAMPLE] + "…"
-
-
-def _percent(value: float | None) -> str:
-    return "—" if value is None else f"{value:.0%}"
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return "—" if value is None else f"{value:.{digits}f}"
-
-
-def _style(**properties: str) -> str:
-    return "; ".join(f"{name.replace('_', '-')}: {value}" for name, value in properties.items())
