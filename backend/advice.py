@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from backend.data_report import quoted
+
 FEW_PROMPTS = 60
 LOW_AGREEMENT = 0.70
 STRONG_CORRELATION = 0.8
@@ -18,6 +20,9 @@ ALIKE_SHARE = 0.05
 VARIANTS_SHARE = 0.2
 APART_JUDGEMENTS = 50
 APART_GAP = 0.2
+FAR_SHARE = 0.15
+FEWEST_FAR = 3
+NAMED = 3
 SUSPICIOUS_SHARE = 0.2
 UNSEEN_GAP = 0.2
 GARBLED_SHARE = 0.02
@@ -44,6 +49,8 @@ class Measurements:
     """Review prompts that the settings ask for."""
     promoted: bool = False
     """The round's policy serves already."""
+    prompts_named: Mapping[str, str] = field(default_factory=dict)
+    """Texts of the prompts that the results name."""
 
 
 @dataclass(frozen=True)
@@ -199,11 +206,45 @@ def _unseen_worse(m: Measurements) -> Advice | None:
     seen, unseen = m.verdict.get("win_rate_seen"), m.verdict.get("win_rate_unseen")
     if seen is None or unseen is None or seen - unseen < UNSEEN_GAP:
         return None
+    far = (m.reward.get("coverage") or {}).get("far_prompts", ())[:NAMED]
+    named = quoted(far, m.prompts_named)
+    zh, en = (f"，如 {named}", f", such as {named}") if far else ("", "")
     return Advice(
         "unseen_worse",
-        f"新题目的胜率（{unseen:.0%}）明显低于训练过的题目（{seen:.0%}）：请补充这些场景的题目。",
+        f"新题目的胜率（{unseen:.0%}）明显低于训练过的题目（{seen:.0%}）：请补充这些场景的题目{zh}。",
         f"On prompts never seen it wins {unseen:.0%}, on seen ones {seen:.0%}: add prompts of the scenarios"
-        " that it does not know.",
+        f" that it does not know{en}.",
+        "import_prompts",
+    )
+
+
+def _scenario_thin(m: Measurements) -> Advice | None:
+    scenarios = (m.reward.get("coverage") or {}).get("scenarios", ())
+    thin = [scenario for scenario in scenarios if scenario["thin"]]
+    if not thin:
+        return None
+    named = quoted([scenario["prompt_id"] for scenario in thin[:NAMED]], m.prompts_named)
+    fewest = thin[0]["rankings"]
+    return Advice(
+        "scenario_thin",
+        f"{len(thin)} 类场景的排序很少（最少的只有 {fewest} 个），如 {named}：请补充这类题目并排序。",
+        f"{len(thin)} scenarios have few rankings (the thinnest {fewest}), such as {named}: import and rank"
+        " more prompts like these.",
+        "import_prompts",
+    )
+
+
+def _unseen_far(m: Measurements) -> Advice | None:
+    coverage = m.reward.get("coverage") or {}
+    far, unseen = coverage.get("far", 0), coverage.get("unseen", 0)
+    if far < FEWEST_FAR or far / unseen <= FAR_SHARE:
+        return None
+    named = quoted(coverage["far_prompts"][:NAMED], m.prompts_named)
+    return Advice(
+        "unseen_far",
+        f"{far} / {unseen} 条新题目与训练过的题目都不相近，如 {named}：请补充这些场景的题目。",
+        f"{far} of the {unseen} unseen prompts are like none that was learned from, such as {named}: import"
+        " prompts of these scenarios.",
         "import_prompts",
     )
 
@@ -271,5 +312,6 @@ def _few_prompts(m: Measurements) -> Advice | None:
 
 _RULES: tuple[Callable[[Measurements], Advice | None], ...] = (
     _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _apart,
-    _unstable, _unseen_worse, _alike, _variants, _length_bias, _suspicious, _few_prompts,
+    _unstable, _unseen_worse, _unseen_far, _scenario_thin, _alike, _variants, _length_bias, _suspicious,
+    _few_prompts,
 )  # fmt: skip

@@ -73,6 +73,18 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     ("annotator_apart", {"reward": team_of(0.9, 0.8, 0.5)}, {"reward": team_of(0.9, 0.8, 0.7)}, "50%"),
     (
+        "scenario_thin",
+        {"reward": {"coverage": {"scenarios": [{"prompt_id": "p1", "rankings": 2, "thin": True}]}}},
+        {"reward": {"coverage": {"scenarios": [{"prompt_id": "p1", "rankings": 2, "thin": False}]}}},
+        "“p1”",
+    ),
+    (
+        "unseen_far",
+        {"reward": {"coverage": {"unseen": 20, "far": 4, "far_prompts": ["p4", "p5", "p6", "p7"]}}},
+        {"reward": {"coverage": {"unseen": 20, "far": 3, "far_prompts": ["p4", "p5", "p6"]}}},
+        "“p4”, “p5”, “p6”",
+    ),
+    (
         "review_few",
         {"compare": {"comparisons": 12}, "comparisons_wanted": 40},
         {"compare": {"comparisons": 40}},
@@ -112,6 +124,24 @@ def test_ordinary_ends_of_ppo_give_no_advice() -> None:
 )
 def test_nobody_stands_apart_without_enough_to_compare(team: dict[str, Any]) -> None:
     assert find("annotator_apart", {"reward": team}) is None
+
+
+def test_two_far_prompts_are_no_pattern() -> None:
+    assert (
+        find("unseen_far", {"reward": {"coverage": {"unseen": 4, "far": 2, "far_prompts": ["a", "b"]}}})
+        is None
+    )
+
+
+def test_scenarios_are_shown_by_what_people_asked() -> None:
+    fields: dict[str, Any] = {
+        "verdict": {**VERDICT, "verdict": "no_difference", "win_rate_unseen": 0.6},
+        "reward": {"coverage": {"unseen": 40, "far": 1, "far_prompts": ["p4"]}},
+        "prompts_named": {"p4": "How do I dye wool?"},
+    }
+    advice = find("unseen_worse", fields)
+    assert advice is not None
+    assert "“How do I dye wool?”" in advice.zh and "“How do I dye wool?”" in advice.en
 
 
 def test_tiny_p_value_is_said_as_people_say_it() -> None:
