@@ -1,0 +1,33 @@
+"""Candidate answers a CPU second, of the embedded base model, against transformers' `generate()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scripts.benchmark.measure import OURS, Job, Measure, Scale
+from scripts.benchmark.results import Goal, Row, Run, compare
+
+ONE_BY_ONE, BATCHED = "generate(), prompt by prompt", "generate(), batched"
+
+
+def _jobs(scale: Scale) -> list[Job]:
+    prompts, tokens = (200, 128) if scale == "full" else (4, 8)
+    options: dict[str, Any] = {"prompts": prompts, "candidates": 3, "response_tokens": tokens}
+    ways = {ONE_BY_ONE: "one prompt", OURS: "ours", BATCHED: "batched"}
+    case = f"{prompts} prompts × 3"
+    return [Job(case, side, "candidates", options | {"way": way}) for side, way in ways.items()]
+
+
+def _rows(runs: Sequence[Run]) -> list[Row]:
+    case = runs[0].case
+    return [
+        compare(
+            runs, case, (OURS, peer), "candidates_per_second", what=f"candidates, {case}", unit="a CPU s",
+            ratio="ours / peer", goal=Goal("at least", goal),
+        )
+        for peer, goal in ((ONE_BY_ONE, 6.0), (BATCHED, 1.2))
+    ]  # fmt: skip
+
+
+CANDIDATES = Measure("candidates", "candidate answers a CPU second", _jobs, _rows)

@@ -1,0 +1,130 @@
+"""The cost of one PPO update: CPU seconds and growth of memory, and what a wide vocabulary does to both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scripts.benchmark.measure import OURS, Input, Job, Measure, Scale
+from scripts.benchmark.results import Goal, Row, Run, by_case, compare, require_equal_work
+
+LORA = (OURS, "TRL 1.12 + PEFT")
+FULL = (f"{OURS}, full", "TRL 1.12 full")
+"""(our side, the peer's) with an adapter and with all weights trained."""
+PROMPT_TOKENS = (19, 37)
+"""Shortest and longest of scripts/demo_prompts.csv as the embedded base model reads them."""
+WORK = ("response_tokens", "optimizer_steps")
+
+
+def random_model(width: int, layers: int, vocabulary: int, prompts: int) -> Input:
+    """A small Llama with random weights, and prompts."""
+    head = 64 if width % 64 == 0 else 32
+    shape = {
+        "width": width,
+        "layers": layers,
+        "heads": width // head,
+        "kv_heads": width // head,
+        "intermediate": 5 * width // 2,
+        "vocabulary": vocabulary,
+        "tied": True,
+        "dtype": "float32",
+        "reward_tuning": "full",
+        "prompts": prompts,
+        "prompt_tokens": PROMPT_TOKENS,
+    }
+    return Input(f"random-{width}x{layers}-{vocabulary}", "random_model", shape)
+
+
+def update_options(model: Input, rollouts: int, **changes: Any) -> dict[str, Any]:
+    """What both sides' programs are told, but for `tuning` and the seed."""
+    options = {
+        "model": model,
+        "rollouts": rollouts,
+        "response_tokens": 48,
+        "epochs": 4,
+        "minibatches": 2,
+        "micro_batch": rollouts // 2,
+        "updates": 4,
+        "warm_up": 1,
+        "lora_rank": 8,
+        "temperature": 1.0,
+    }
+    return options | changes
+
+
+def peer_and_ours(case: str, options: dict[str, Any], tuning: str = "lora") -> list[Job]:
+    ours, peer = LORA if tuning == "lora" else FULL
+    options = options | {"tuning": tuning}
+    return [Job(case, peer, "trl_ppo", options, "trl-1.12"), Job(case, ours, "our_ppo", options)]
+
+
+def _jobs(scale: Scale) -> list[Job]:
+    shapes = {"3.2M": (256, 4, 600, 32), "10.4M": (384, 6, 600, 16)}
+    sizes: dict[str, Any] = {}
+    if scale == "quick":
+        shapes = {"0.1M": (64, 2, 200, 8)}
+        sizes = {"response_tokens": 8, "updates": 2}
+    jobs = []
+    for case, (width, layers, vocabulary, rollouts) in shapes.items():
+        # as many prompts as rollouts: both sides answer the same ones in every update
+        model = random_model(width, layers, vocabulary, prompts=rollouts)
+        for tuning in ("lora", "full"):
+            jobs += peer_and_ours(case, update_options(model, rollouts, **sizes), tuning)
+    return jobs
+
+
+def _rows(runs: Sequence[Run]) -> list[Row]:
+    for case in dict.fromkeys(run.case for run in runs):
+        require_equal_work(runs, case, WORK)
+    return [
+        *_seconds(runs, LORA, "one PPO update, {}", Goal("at least", 3.0)),
+        *_memory(runs, LORA, Goal("at most", 0.4)),
+        *_seconds(runs, FULL, "one PPO update, {}, all weights", None),
+        *_memory(runs, FULL, None),
+    ]
+
+
+def _seconds(runs: Sequence[Run], sides: tuple[str, str], what: str, goal: Goal | None) -> list[Row]:
+    return by_case(
+        runs,
+        lambda case: compare(
+            runs, case, sides, "seconds", what=what.format(case), unit="CPU s", ratio="peer / ours", goal=goal
+        ),
+    )
+
+
+def _memory(runs: Sequence[Run], sides: tuple[str, str], goal: Goal | None) -> list[Row]:
+    suffix = ", all weights" if sides == FULL else ""
+    return by_case(
+        runs,
+        lambda case: compare(
+            runs,
+            case,
+            sides,
+            "memory_growth_mib",
+            what=f"growth of peak memory in it, {case}{suffix}",
+            unit="MiB",
+            ratio="ours / peer",
+            goal=goal,
+        ),
+    )
+
+
+def _vocabulary_jobs(scale: Scale) -> list[Job]:
+    width, vocabulary, rollouts = (128, 32_000, 32) if scale == "full" else (64, 2_000, 8)
+    sizes = {"epochs": 1} if scale == "full" else {"epochs": 1, "response_tokens": 8, "updates": 2}
+    model = random_model(width, 2, vocabulary, prompts=rollouts)
+    return peer_and_ours(f"{vocabulary} tokens", update_options(model, rollouts, **sizes))
+
+
+def _vocabulary_rows(runs: Sequence[Run]) -> list[Row]:
+    for case in dict.fromkeys(run.case for run in runs):
+        require_equal_work(runs, case, WORK)
+    what = "one PPO update of 1 epoch, 0.5M and a vocabulary of {}"
+    return [*_seconds(runs, LORA, what, Goal("at least", 1.8)), *_memory(runs, LORA, None)]
+
+
+PPO_UPDATE = Measure("ppo-update", "CPU seconds and memory of one PPO update", _jobs, _rows)
+PPO_VOCABULARY = Measure(
+    "ppo-vocabulary", "the same with a vocabulary of 32,000 tokens", _vocabulary_jobs, _vocabulary_rows
+)

@@ -1,0 +1,95 @@
+"""How near our PPO update comes to what its matrix products alone would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+
+from scripts.benchmark.programs import meter, our_ppo
+from scripts.benchmark.programs.devices import Device
+from trainers.models import device_and_dtype, encode_prompts, load_tokenizer
+from trainers.records import Prompt, read_jsonl
+
+RATE_SECONDS = 1.0
+"""Spent on measuring the rate."""
+
+
+def measure(options: dict[str, Any]) -> dict[str, float]:
+    """The update's seconds, the floor's, and their ratio; options as in `our_ppo`, `tuning` is `lora`."""
+    found = our_ppo.measure(options)
+    device = Device()
+    model = Path(options["model"])
+    config = AutoConfig.from_pretrained(model / "base")
+    prompts = read_jsonl(model / "prompts.jsonl", Prompt)
+    tokenizer = load_tokenizer(str(model / "base"))
+    lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts)] * (options["rollouts"] // len(prompts))
+    flops = sum(necessary_flops(config, length, options) for length in lengths)
+    tokens = options["micro_batch"] * (sum(lengths) // len(lengths) + options["response_tokens"])
+    rate = matrix_product_rate(config, tokens, device)
+    floor = flops / rate
+    return {
+        **found,
+        "floor_seconds": floor,
+        "share_percent": 100 * floor / found["seconds"],
+        "gflop": flops / 1e9,
+        "gflop_per_second": rate / 1e9,
+    }
+
+
+def necessary_flops(config: PreTrainedConfig, prompt: int, options: dict[str, Any]) -> float:
+    """Floating-point operations that one response cannot do without in an update with an adapter.
+
+    Its tokens pass once through the model while they are sampled, once through the reference, once through
+    the reward model, and in each epoch forward and back; logits are needed of response tokens only. The
+    base's weights are frozen: they pass gradients on but have none, and below the first adapters nothing is
+    passed on.
+    """
+    response, width = options["response_tokens"], config.hidden_size
+    read = prompt + response - 1  # nothing follows the last token
+    linear: int = sum(a * b for a, b in layer_shapes(config)) * config.num_hidden_layers
+    first = sum(a * b for a, b in layer_shapes(config)[:3])  # query, key and value of the lowest layer
+    adapters = sum(options["lora_rank"] * (a + b) for a, b in layer_shapes(config)) * config.num_hidden_layers
+    heads = config.num_attention_heads * head_size(config) * config.num_hidden_layers
+    attention = 4 * heads * read * (read + 1) / 2  # causal
+    logits = 2 * width * config.vocab_size * response
+    forward = 2 * linear * read + attention
+    with_end = 2 * linear * (read + 2) + attention  # the reward model reads the last token and the end
+    back = 2 * (linear - first) * read + 2 * attention + logits
+    epoch = forward + logits + back + 3 * 2 * adapters * read
+    return float(2 * (forward + logits) + with_end + options["epochs"] * epoch)
+
+
+def layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    """(inputs, outputs) of a layer's weights: query, key, value, output, gate, up, down."""
+    width, inner, size = config.hidden_size, config.intermediate_size, head_size(config)
+    queries, keys = config.num_attention_heads * size, config.num_key_value_heads * size
+    return [(width, queries), (width, keys), (width, keys), (queries, width),
+            (width, inner), (width, inner), (inner, width)]  # fmt: skip
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+@torch.no_grad()
+def matrix_product_rate(config: PreTrainedConfig, tokens: int, device: Device) -> float:
+    """FLOP/s of a layer's products on this many tokens, at what the trainer computes in on this device."""
+    place, dtype = device_and_dtype()
+    weights = [torch.randn(b, a, device=place, dtype=dtype) for a, b in layer_shapes(config)]
+    inputs = {a: torch.randn(tokens, a, device=place, dtype=dtype) for a, _ in layer_shapes(config)}
+    flops = 2 * tokens * sum(a * b for a, b in layer_shapes(config))
+    rounds, best, began = 0, float("inf"), device.now()
+    while rounds < 3 or device.now() - began < RATE_SECONDS:
+        before = device.now()
+        for weight in weights:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+        best = min(best, device.now() - before)
+        rounds += 1
+    return flops / best
+
+
+if __name__ == "__main__":
+    meter.main(measure)
