@@ -1,4 +1,4 @@
-"""`python -m backend COMMAND`: serve, look, train, promote, roll back, export.
+"""`python -m backend COMMAND`: serve, look, train, promote, roll back, report, export.
 
 Configures logging, reads the settings and turns every error that a user can act on into one line. `serve` is
 the server; the other commands work beside it, on the same database.
@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from backend import store
+from backend.adjudication import TAB
 from backend.errors import BackendError, ConflictError
 from backend.inputs import candidates_records, ranking_record
+from backend.report import Report, to_json, to_page, to_text
+from backend.rounds import build_report
 from backend.service import Service, TrainingAnswer
 from backend.settings import Settings
 from backend.status import RoundView, RunView, WorkspaceStatus
@@ -30,6 +33,7 @@ from trainers.errors import TrainerError
 from trainers.preferences import derive_preferences, to_llama_factory, to_trl
 
 _MARKS = {"waiting": "·", "running": "▶", "people": "☺", "done": "✓", "attention": "!"}
+_REPORTS: dict[str, Callable[[Report], str]] = {"text": to_text, "json": to_json, "html": to_page}
 _COLOURS = {"waiting": "dim", "running": "cyan", "people": "yellow", "done": "green", "attention": "bold red"}
 
 
@@ -107,6 +111,14 @@ def _conclude(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+def _adjudicate(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    sent = service.adjudicate(name)
+    print(f"{sent} tasks of `{name}` wait for one more annotator: tab `{TAB}` of the ranking project")
+    return 0
+
+
 def _promote(settings: Settings, options: argparse.Namespace) -> int:
     service = Service(settings)
     name = _workspace(service, options)
@@ -152,6 +164,26 @@ def _export(settings: Settings, options: argparse.Namespace) -> int:
         written = options.out
         to_llama_factory(preferences, candidates, options.out)
     print(f"{len(preferences)} preferences from {len(rankings)} rankings: {written}")
+    return 0
+
+
+def _report(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    with service.store.reading() as session:
+        name = options.round
+        current = store.round_by_id(session, name) if name else store.newest_round(session)
+        written = _REPORTS[options.format](build_report(session, settings, current))
+    if options.out is None:
+        print(written, end="")
+        return 0
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(written, encoding="utf-8")
+    except OSError as error:
+        raise ConflictError(
+            f"`{options.out}` cannot be written ({error.strerror}); name another file with --out"
+        ) from error
+    print(f"report of `{current.id}`: {options.out}")
     return 0
 
 
@@ -262,12 +294,19 @@ def _parser() -> argparse.ArgumentParser:
     train = of_workspace(command("train", _train, "train the reward model now, or with --ppo the policy"))
     train.add_argument("--ppo", action="store_true", help="start PPO of the current round by hand")
     of_workspace(command("conclude", _conclude, "end the review with the judgements that are there"))
+    of_workspace(command("adjudicate", _adjudicate, "send tasks that divide the team to one more annotator"))
     promote = of_workspace(command("promote", _promote, "let a policy write the next round's candidates"))
     promote.add_argument("model", help="its id, e.g. policy-team-1; `base` for the base model")
     promote.add_argument("--reason", default="by command", help="kept in the history")
     of_workspace(command("rollback", _rollback, "let the policy that served before serve again"))
     command("cancel", _cancel, "stop a run for good").add_argument("run_id")
     command("retry", _retry, "try a failed or cancelled run again").add_argument("run_id")
+    report = command("report", _report, "show what a round found: verdict, leaderboard, figures, advice")
+    report.add_argument(
+        "round", nargs="?", default="", help="e.g. team-r1 (default: the newest with a verdict)"
+    )
+    report.add_argument("--format", choices=tuple(_REPORTS), default="text")
+    report.add_argument("--out", type=Path, help="file (default: print it)")
     export = of_workspace(
         command("export", _export, "write the rankings as preference data for other trainers")
     )

@@ -19,7 +19,8 @@ from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
 from backend.tables import ComparisonRow, JudgementRow, ModelRow, RoundRow, WorkspaceRow
-from backend.verdict import judge_round, review_results
+from backend.verdict import judge_round, review_results, tally_of
+from trainers.leaderboard import Match, Standing, rank_versions
 
 
 class Rounds:
@@ -132,8 +133,20 @@ def _newest_judged(session: Session, current: RoundRow | None) -> RoundRow | Non
     return decided[-1] if decided else current
 
 
+def leaderboard(session: Session, workspace_id: str) -> list[Standing]:
+    """All versions that an ended review compared, best first."""
+    matches = []
+    for row in store.rounds(session, workspace_id):
+        policy = policy_of(session, row.id)
+        if row.verdict and policy is not None:
+            results = review_results(store.active_judgements(session, row.id))
+            tally = tally_of(results, store.comparisons(session, row.id))
+            matches.append(Match(policy.parent, policy.id, tally))
+    return rank_versions(matches)
+
+
 def build_report(session: Session, settings: Settings, current: RoundRow) -> Report:
-    """The report of a round that has its verdict."""
+    """The report of a round; what its review says only once that has ended, for it is blind until then."""
     workspace = store.workspace(session, current.workspace)
     results = results_of(session, workspace.id, current.id)
     judged = review_results(store.active_judgements(session, current.id))
@@ -142,13 +155,14 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
         title=workspace.title,
         number=current.number,
         model=policy.id if policy else "—",
-        verdict=current.verdict or judge_round([], []),
+        verdict=current.verdict or {},
         reward=results.get("reward", {}),
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
+        leaderboard=leaderboard(session, workspace.id),
         advice=advice_for(session, settings, workspace, current),
         examples=[
             Example(row.prompt, row.before, row.after, row.seen, judged.get(row.id, ""))
-            for row in store.comparisons(session, current.id)
+            for row in (store.comparisons(session, current.id) if current.verdict else ())
         ],
     )

@@ -233,6 +233,17 @@ def current_round(session: Session, workspace_id: str) -> RoundRow | None:
     return session.scalars(query).first()
 
 
+def newest_round(session: Session) -> RoundRow:
+    """The newest round with a verdict, of all workspaces; the newest of all if none has one.
+
+    Raises: NotFoundInStoreError: there is none at all.
+    """
+    newest_first = select(RoundRow).order_by(RoundRow.verdict.is_not(None).desc(), RoundRow.created.desc())
+    if (row := session.scalars(newest_first.limit(1)).first()) is None:
+        raise NotFoundInStoreError("there is no round yet; one begins when a reward model is trained")
+    return row
+
+
 def round_by_id(session: Session, round_id: str) -> RoundRow:
     """Raises: NotFoundInStoreError: there is no such round."""
     if (row := session.get(RoundRow, round_id)) is None:

@@ -8,14 +8,24 @@ out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from backend.tables import ComparisonRow, JudgementRow
+from backend.tables import ComparisonRow, JudgementRow, Side
 from trainers.evaluation import sign_test
-from trainers.verdict import Tally, Vote, judge_reviews, majority, reviews_to_settle, win_rate
+from trainers.length_control import Outcome, length_controlled
+from trainers.verdict import (
+    Shown,
+    Tally,
+    Vote,
+    judge_reviews,
+    majority,
+    reviewer_agreement,
+    reviews_to_settle,
+    win_rate,
+)
 
 
 def judge_round(
@@ -31,12 +41,12 @@ def judge_round(
         judgements: the active ones.
         pending: ids of the comparisons that lack a judgement: the review was ended early.
     """
-    rows = list(comparisons)
-    results = review_results(judgements)
-    seen = _tally(results, [row.id for row in rows if row.seen])
-    unseen = _tally(results, [row.id for row in rows if not row.seen])
-    judged = _tally(results, [row.id for row in rows])
-    settled = _tally(results, [row.id for row in rows if row.id not in pending])
+    rows, votes = list(comparisons), list(judgements)
+    results = review_results(votes)
+    seen = tally_of(results, [row for row in rows if row.seen])
+    unseen = tally_of(results, [row for row in rows if not row.seen])
+    judged = tally_of(results, rows)
+    settled = tally_of(results, [row for row in rows if row.id not in pending])
     found = judge_reviews(judged, settled=settled, pending=len(pending))
     return {
         "verdict": found.decision,
@@ -47,6 +57,8 @@ def judge_round(
         "p_value": found.p_value,
         "anytime_p_value": found.anytime_p_value,
         "largest_difference": found.largest_difference,
+        "length_controlled": _length_controlled(rows, results),
+        "reviewers": _reviewers(rows, votes),
         "p_seen": sign_test(seen.wins, seen.losses).p_value,
         "p_unseen": sign_test(unseen.wins, unseen.losses).p_value,
         "win_rate_seen": win_rate(seen).value,
@@ -69,6 +81,39 @@ def review_results(judgements: Iterable[JudgementRow]) -> dict[str, Vote]:
     return {comparison: majority(found) for comparison, found in votes.items()}
 
 
-def _tally(results: Mapping[str, Vote], comparisons: Iterable[str]) -> Tally:
-    found = [results[comparison] for comparison in comparisons if comparison in results]
+def tally_of(results: Mapping[str, Vote], comparisons: Iterable[ComparisonRow]) -> Tally:
+    """Wins, ties and losses of those comparisons that have a result."""
+    found = [results[row.id] for row in comparisons if row.id in results]
     return Tally(found.count("after"), found.count("tie"), found.count("before"))
+
+
+def _length_controlled(rows: Sequence[ComparisonRow], results: Mapping[str, Vote]) -> dict[str, Any]:
+    found = length_controlled(
+        [Outcome(results[row.id], len(row.before), len(row.after)) for row in rows if row.id in results]
+    )
+    interval = found.interval
+    return {
+        "win_rate": found.win_rate,
+        "interval": [interval.low, interval.high] if interval else None,
+        "obstacle": found.obstacle,
+        "extrapolated": found.extrapolated,
+    }
+
+
+def _reviewers(rows: Iterable[ComparisonRow], judgements: Iterable[JudgementRow]) -> dict[str, Any]:
+    by_comparison: dict[str, list[JudgementRow]] = defaultdict(list)
+    for judgement in judgements:
+        if judgement.verdict is not None:
+            by_comparison[judgement.comparison_id].append(judgement)
+    people = {judgement.reviewer for found in by_comparison.values() for judgement in found}
+    agreement = reviewer_agreement(
+        [_shown(judgement, row.after_side) for judgement in by_comparison[row.id]] for row in rows
+    )
+    return {"people": len(people), **asdict(agreement)}
+
+
+def _shown(judgement: JudgementRow, after_side: Side) -> Shown:
+    """What the reviewer chose of what was on the screen."""
+    if judgement.verdict == "tie":
+        return "tie"
+    return after_side if judgement.verdict == "after" else ("right" if after_side == "left" else "left")

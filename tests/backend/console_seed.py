@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
+from backend import store
 from backend.store import Store
 from backend.tables import (
     ComparisonRow,
@@ -27,6 +28,7 @@ from backend.tables import (
     SampleRow,
     WorkspaceRow,
 )
+from backend.verdict import judge_round
 
 Stage = Literal["new", "collecting", "rewarding", "tuning", "reviewing", "decided"]
 STAGES: tuple[Stage, ...] = ("new", "collecting", "rewarding", "tuning", "reviewing", "decided")
@@ -228,25 +230,9 @@ def _review(session: Session, workspace: str, newest: bool) -> None:
 
 
 def _decision(session: Session, workspace: str, _newest: bool) -> None:
-    for row in session.query(RoundRow).filter_by(id=f"{workspace}-r1"):
-        row.state, row.finished, row.verdict = "decided", NOW, VERDICT
-
-
-VERDICT: dict[str, Any] = {
-    "seen": {"wins": 12, "ties": 2, "losses": 1},
-    "unseen": {"wins": 18, "ties": 4, "losses": 3},
-    "win_rate": 0.825,
-    "win_rate_seen": 0.867,
-    "win_rate_unseen": 0.8,
-    "reviews_needed": 0,
-    "interval": [0.691, 0.912],
-    "p_value": 0.00002,
-    "p_seen": 0.003,
-    "p_unseen": 0.0015,
-    "verdict": "better",
-    "length_before": 112.4,
-    "length_after": 31.6,
-}
+    row = session.get_one(RoundRow, f"{workspace}-r1")
+    row.state, row.finished = "decided", NOW
+    row.verdict = judge_round(store.comparisons(session, row.id), store.active_judgements(session, row.id))
 
 
 def _run(

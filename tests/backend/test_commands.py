@@ -56,6 +56,8 @@ def test_status_of_an_empty_system_says_what_to_do(
         (["conclude"], "no review is open in `team`"),
         (["cancel", "reward-99"], "there is no run `reward-99`"),
         (["retry", "reward-99"], "there is no run `reward-99`"),
+        (["report", "team-r9"], "there is no round `team-r9`"),
+        (["report", "--out", "/proc/none/report.txt"], "`/proc/none/report.txt` cannot be written"),
     ],
 )
 def test_what_does_not_exist_is_one_line_on_stderr(
@@ -104,6 +106,46 @@ def test_conclude_asks_the_server_for_the_verdict(seeded: Path, capsys: pytest.C
     store.close()
 
 
+def test_report_is_text_json_or_a_page(seeded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report"]) == 0
+    text = capsys.readouterr().out
+    assert "The new model is better" in text and "31 胜 wins" not in text and "40 / 40" in text
+    assert main(["report", "team-r1", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"]["verdict"], found["model"]) == ("better", "policy-team-1")
+    assert len(found["examples"]) == 40 and found["reward"]["accuracy"] == 0.914
+    assert [standing["version"] for standing in found["leaderboard"]] == ["policy-team-1", "base"]
+    page = seeded / "new" / "report.html"
+    assert main(["report", "--format", "html", "--out", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    written = page.read_text(encoding="utf-8")
+    assert '<meta charset="utf-8">' in written and "<svg" in written and "新模型更好" in written
+
+
+def test_report_of_a_review_under_way_keeps_it_blind(
+    seeded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(Settings.from_environment().store_url)
+    with store.session() as session:
+        current = session.get_one(RoundRow, "team-r1")
+        current.state, current.verdict = "reviewing", None
+    store.close()
+    assert main(["report", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["examples"], found["leaderboard"]) == ({}, [], [])
+    assert main(["report"]) == 0
+    assert "No verdict yet" in capsys.readouterr().out
+
+
+def test_report_without_a_round_says_what_begins_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "f" * 40)
+    assert main(["report"]) == 2
+    assert "there is no round yet" in capsys.readouterr().err
+
+
 def test_training_with_label_studio_away_uses_the_rankings_that_are_known(
     seeded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +166,7 @@ def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None
         "rollback",
         "cancel",
         "retry",
+        "report",
         "export",
     ):
         assert command in shown
