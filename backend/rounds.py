@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend import registry, store
 from backend.advice import Advice, Measurements, advise
+from backend.data_report import Data, data_rows, named_prompts
 from backend.inputs import settings_of
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
@@ -104,6 +106,7 @@ def advice_for(
     effective = settings_of(settings, workspace)
     results = results_of(session, workspace.id, current.id) if current else {}
     rankings = store.active_rankings(session, workspace.id)
+    reward = results.get("reward", {})
     judged = _newest_judged(session, current)
     policy = policy_of(session, judged.id) if judged else None
     measured = Measurements(
@@ -115,7 +118,8 @@ def advice_for(
         gate_accuracy=effective.gate_accuracy,
         clip_range=effective.clip_range,
         generate=results.get("generate", {}),
-        reward=results.get("reward", {}),
+        reward=reward,
+        prompts_named=store.prompt_texts(session, workspace.id, named_prompts(reward)),
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
         verdict=(judged.verdict if judged else None) or {},
@@ -165,4 +169,17 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
             Example(row.prompt, row.before, row.after, row.seen, judged.get(row.id, ""))
             for row in (store.comparisons(session, current.id) if current.verdict else ())
         ],
+        data=data_rows(_data_of(session, workspace.id, results)),
+    )
+
+
+def _data_of(session: Session, workspace_id: str, results: Mapping[str, dict[str, Any]]) -> Data:
+    rankings = store.active_rankings(session, workspace_id)
+    reward = results.get("reward", {})
+    return Data(
+        rankings=len(rankings),
+        suspicious=sum(ranking.suspicious for ranking in rankings),
+        generate=results.get("generate", {}),
+        reward=reward,
+        prompts=store.prompt_texts(session, workspace_id, named_prompts(reward)),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,14 @@ def prompt_counts(session: Session, workspace_id: str) -> dict[PromptState, int]
         select(PromptRow.state, func.count())
         .where(PromptRow.workspace == workspace_id)
         .group_by(PromptRow.state)
+    )
+    return dict(session.execute(query).all())
+
+
+def prompt_texts(session: Session, workspace_id: str, prompt_ids: Collection[str]) -> dict[str, str]:
+    """Prompt id → text."""
+    query = select(PromptRow.prompt_id, PromptRow.text).where(
+        PromptRow.workspace == workspace_id, PromptRow.prompt_id.in_(prompt_ids)
     )
     return dict(session.execute(query).all())
 
