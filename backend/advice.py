@@ -20,6 +20,7 @@ ALIKE_SHARE = 0.05
 VARIANTS_SHARE = 0.2
 APART_JUDGEMENTS = 50
 APART_GAP = 0.2
+FEWEST_CONTESTED = 3
 FAR_SHARE = 0.15
 FEWEST_FAR = 3
 NAMED = 3
@@ -173,6 +174,20 @@ def _apart(m: Measurements) -> Advice | None:
     )
 
 
+def _contested(m: Measurements) -> Advice | None:
+    team = m.reward.get("team") or {}
+    contested, shared = team.get("contested_prompts", 0), team.get("shared_prompts", 0)
+    if contested < FEWEST_CONTESTED:
+        return None
+    return Advice(
+        "adjudicate",
+        f"{contested} / {shared} 道多人排序的题分歧多于一致（排序项目的“分歧”标签页）："
+        "`python -m backend adjudicate` 会请另一位标注者再排一次。",
+        f"On {contested} of {shared} tasks that several ranked, people disagree more than they agree (tab"
+        ' "Disagreement" of the ranking project): `python -m backend adjudicate` asks one more annotator.',
+    )
+
+
 def _length_bias(m: Measurements) -> Advice | None:
     correlation = m.reward.get("length_correlation")
     if correlation is None or abs(correlation) < STRONG_CORRELATION:
@@ -311,7 +326,7 @@ def _few_prompts(m: Measurements) -> Advice | None:
 
 
 _RULES: tuple[Callable[[Measurements], Advice | None], ...] = (
-    _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _apart,
-    _unstable, _unseen_worse, _unseen_far, _scenario_thin, _alike, _variants, _length_bias, _suspicious,
-    _few_prompts,
+    _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _contested,
+    _apart, _unstable, _unseen_worse, _unseen_far, _scenario_thin, _alike, _variants, _length_bias,
+    _suspicious, _few_prompts,
 )  # fmt: skip

@@ -182,6 +182,15 @@ class LabelStudioClient:
             ids += answer["task_ids"]
         return ids
 
+    def update_task(self, task: int, data: Mapping[str, Any], *, annotators: int | None = None) -> None:
+        """Replace a task's data, all of them. Moves the task's `updated_at`; no webhook tells of it.
+
+        Args:
+            annotators: serve it until so many people have annotated it; not to those who have.
+        """
+        more = {} if annotators is None else {"overlap": annotators, "is_labeled": False}
+        self._object(self.sdk.tasks.with_raw_response.update, str(task), data=dict(data), **more)
+
     def delete_task(self, task: int) -> None:
         self._ask(self.sdk.tasks.delete, str(task))
 
@@ -243,10 +252,21 @@ class LabelStudioClient:
         """The tabs that someone has made; with none the page makes one of its own."""
         return self._list(self.sdk.views.with_raw_response.list, project=project)
 
-    def create_tab(self, project: int, title: str, hidden_columns: Sequence[str]) -> Json:
-        """A tab for all users that leaves columns out, of the table and of the list beside a task."""
+    def create_tab(
+        self, project: int, title: str, hidden_columns: Sequence[str], *, filled: str | None = None
+    ) -> Json:
+        """A tab for all users that leaves columns out, of the table and of the list beside a task.
+
+        Args:
+            filled: a key of task data; only tasks that have it are shown, the highest first.
+        """
         hidden = {"explore": list(hidden_columns), "labeling": list(hidden_columns)}
         data: Any = {"title": title, "type": "list", "target": "tasks", "hiddenColumns": hidden}
+        if filled is not None:
+            has_it = {"operator": "empty", "type": "String", "value": "false"}
+            items = [{"filter": f"filter:tasks:data.{filled}", **has_it}]
+            data |= {"filters": {"conjunction": "and", "items": items}}
+            data |= {"ordering": [f"-tasks:data.{filled}"]}
         return self._object(self.sdk.views.with_raw_response.create, project=project, data=data)
 
     # --- ML backends ---

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend import registry, store
+from backend.adjudication import mark_contested
 from backend.errors import BackendError, ConflictError, LabelStudioError
 from backend.inputs import Queued, queue_generate, queue_ppo, queue_reward, requeue, settings_of
 from backend.label_studio import LabelStudioClient
@@ -200,6 +201,13 @@ class Service:
                 current.state, current.reason, current.finished = _AFTER_RETRY[run.kind], "", None
             requeue(run)
         self._wake_up()
+
+    def adjudicate(self, workspace: str) -> int:
+        """Send the tasks that divide the team to one more annotator each.
+
+        Returns: how many. Raises: NotFoundInStoreError: no such workspace. LabelStudioError: no answer.
+        """
+        return mark_contested(self.store, self.client, workspace, one_more=True)
 
     def cancel(self, run_id: str) -> None:
         """Stop a run for good.

@@ -25,6 +25,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from backend import store as queries
+from backend.adjudication import mark_contested
 from backend.errors import BackendError, LabelStudioError, UnauthorisedError, UnreachableError
 from backend.inputs import queue_compare, queue_ppo, settings_of
 from backend.launcher import Interrupted, Launcher
@@ -214,14 +215,15 @@ class Workflows:
         return self._patiently(lambda: self.writeback.publish_rankings(workspace_id))
 
     def _publish_predictions(self, round_id: str) -> int:
-        """Only a convenience for the annotators: without it the round goes on."""
+        """Predictions, and marks on the tasks that divide the team: without them the round goes on."""
         with self.store.reading() as session:
             run = newest_run(session, round_id, "reward")
             model = session.scalars(select(ModelRow).where(ModelRow.run_id == run.id)).one()
         try:
+            mark_contested(self.store, self.writeback.client, model.workspace)
             return self.writeback.publish_predictions(model.workspace, model.id)
         except BackendError as error:
-            log.warning("the predictions of %s were not shown: %s", model.id, error)
+            log.warning("the predictions of %s or the marks were not shown: %s", model.id, error)
             return 0
 
     def _publish_reviews(self, round_id: str) -> int:

@@ -31,8 +31,23 @@ LEFT: Final = "left"
 RIGHT: Final = "right"
 REPORT: Final = "report"
 """Task data key of a report: HTML."""
+DISAGREEMENT: Final = "disagreement"
+"""Task data key of a ranking task that divides the team: percent of the judgements in which two disagree."""
 SOURCE_KEY: Final = "source_key"
 """Task data key that says which of our rows a task was made from; look for it before writing again."""
+
+_HIDDEN_COLUMNS = (
+    "tasks:inner_id", "tasks:annotations_results", "tasks:annotations_ids", "tasks:predictions_score",
+    "tasks:predictions_model_versions", "tasks:predictions_results", "tasks:file_upload",
+    "tasks:storage_filename", "tasks:updated_at", "tasks:updated_by", "tasks:avg_lead_time",
+    "tasks:draft_exists", "tasks:total_predictions",
+)  # fmt: skip
+_OUR_COLUMNS: Final[dict[Name, tuple[str, ...]]] = {
+    "prompts": (),
+    "ranking": ("tasks:data.source_key", "tasks:data.answers"),
+    "review": ("tasks:data.source_key",),
+    "report": ("tasks:data.source_key", "tasks:data.report"),
+}
 
 _DIRECTORY = Path(__file__).resolve().parent
 _STYLE = "/* style.css */"
@@ -72,6 +87,11 @@ def read(name: Name) -> str:
         r"/\*.*?\*/\s*", "", (_DIRECTORY / "style.css").read_text(encoding="utf-8"), flags=re.DOTALL
     )
     return (_DIRECTORY / f"{name}.xml").read_text(encoding="utf-8").strip().replace(_STYLE, style.strip())
+
+
+def hidden_columns(name: Name) -> tuple[str, ...]:
+    """What a project's table of tasks has that is not for people."""
+    return (*_HIDDEN_COLUMNS, *_OUR_COLUMNS[name])
 
 
 def check(name: Name, xml: str) -> list[str]:

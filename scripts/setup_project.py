@@ -39,18 +39,6 @@ _DESCRIPTIONS: dict[label_config.Name, str] = {
     "review": "盲评：哪个回答更好？Blind review: which answer is better?",
     "report": "每一轮的结论。The verdict of each round.",
 }
-_HIDDEN_COLUMNS = (
-    "tasks:inner_id", "tasks:annotations_results", "tasks:annotations_ids", "tasks:predictions_score",
-    "tasks:predictions_model_versions", "tasks:predictions_results", "tasks:file_upload",
-    "tasks:storage_filename", "tasks:updated_at", "tasks:updated_by", "tasks:avg_lead_time",
-    "tasks:draft_exists", "tasks:total_predictions",
-)  # fmt: skip
-_OUR_COLUMNS: dict[label_config.Name, tuple[str, ...]] = {
-    "prompts": (),
-    "ranking": ("tasks:data.source_key", "tasks:data.answers"),
-    "review": ("tasks:data.source_key",),
-    "report": ("tasks:data.source_key", "tasks:data.report"),
-}
 _ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 _ACTIONS: dict[label_config.Name, tuple[str, ...]] = {
     "prompts": ("TASKS_CREATED", "TASKS_DELETED"),
@@ -214,7 +202,7 @@ def _table(work: _Work, kind: label_config.Name) -> None:
     """Show people's columns and hide ours; a tab that the team has made stays as it is."""
     project = work.setup.projects[kind]
     if not work.client.tabs(project):
-        work.client.create_tab(project, "任务 Tasks", (*_HIDDEN_COLUMNS, *_OUR_COLUMNS[kind]))
+        work.client.create_tab(project, "任务 Tasks", label_config.hidden_columns(kind))
 
 
 def _store_workspace(store: Store, work: _Work) -> None:

@@ -128,6 +128,7 @@ class FakeLabelStudio:
             ("POST", r"/api/projects/(\d+)/import", self._import),
             ("POST", r"/api/projects/(\d+)/import/predictions", self._import_predictions),
             ("GET", "/api/tasks", self._list_tasks),
+            ("PATCH", r"/api/tasks/(\d+)", self._update_task),
             ("DELETE", r"/api/tasks/(\d+)", self._delete_task),
             ("POST", r"/api/tasks/(\d+)/annotations", self._create_annotation),
             ("PATCH", r"/api/annotations/(\d+)", self._update_annotation),
@@ -213,6 +214,11 @@ class FakeLabelStudio:
                 found = [dict(a) for a in self.annotation_rows.values() if a["task"] == row["id"]]
                 row["annotations"] = found
         return 200, {"tasks": json.loads(json.dumps(shown)), "total": len(rows)}
+
+    def _update_task(self, task: int, body: Json, **_: Any) -> tuple[int, Any]:
+        if task in self.task_rows:
+            self.task_rows[task].update({**body, "updated_at": self.tick()})
+        return _one(self.task_rows, task)
 
     def _delete_task(self, task: int, **_: Any) -> tuple[int, Any]:
         if task in self.task_rows:

@@ -14,6 +14,7 @@ import label_config
 from backend.annotations import ranking_prediction, ranking_task_data
 from backend.errors import NotFoundError, RejectedError, UnauthorisedError
 from backend.label_studio import LabelStudioClient
+from scripts.accounts import invitation, sign_up
 from scripts.label_studio_server import LabelStudioServer
 from tests.fake_label_studio import TOKEN, FakeLabelStudio, ranking_result
 
@@ -213,12 +214,77 @@ def test_webhook_keeps_its_secret_header_and_actions(client: LabelStudioClient, 
     assert client.webhooks(project) == []
 
 
+def test_task_data_are_replaced_whole_and_annotations_stay(client: LabelStudioClient, project: int) -> None:
+    (task,) = client.import_tasks(project, [task_data()])
+    client.create_annotation(task, ranking_result("a2", "a1"), lead_time=3.0)
+    (before,) = client.tasks(project)
+    client.update_task(task, {**task_data("other"), "disagreement": 67})
+    (after,) = client.tasks(project)
+    assert after["data"] == {**task_data("other"), "disagreement": 67}
+    assert after["updated_at"] > before["updated_at"]
+    assert _own(after["annotations"]) == _own(before["annotations"])
+
+
+def _own(annotations: list[dict[str, object]]) -> list[list[object]]:
+    names = ("id", "result", "updated_at", "was_cancelled")
+    return [[annotation[name] for name in names] for annotation in annotations]
+
+
+@pytest.mark.integration
+def test_task_is_served_to_one_more_annotator_who_has_not_ranked_it(label_studio: LabelStudioServer) -> None:
+    link = invitation(label_studio.url, label_studio.token)
+    people = [sign_up(link, f"{name}@example.com", "a-long-test-password") for name in ("ann", "bob", "cleo")]
+    with LabelStudioClient(label_studio.url, label_studio.token) as client:
+        made = client.create_project(
+            title=next(_titles), label_config=label_config.read("ranking"), maximum_annotations=2
+        )
+        (task,) = client.import_tasks(made["id"], [task_data()])
+        for person in people[:2]:
+            with LabelStudioClient(label_studio.url, person.token) as annotator:
+                annotator.create_annotation(task, ranking_result("a1", "a2"), lead_time=9.0)
+
+        def served(token: str) -> object:
+            next_task = f"{label_studio.url}/api/projects/{made['id']}/next"
+            answer = httpx.get(next_task, headers={"Authorization": f"Token {token}"}, timeout=30)
+            return answer.json()["id"] if answer.status_code == 200 else None
+
+        assert served(people[2].token) is None
+        client.update_task(task, task_data(), annotators=3)
+        assert served(people[0].token) is None
+        assert served(people[2].token) == task
+
+
 def test_tab_keeps_its_hidden_columns(client: LabelStudioClient, project: int) -> None:
     assert client.tabs(project) == []
     client.create_tab(project, "Tasks", ["tasks:data.source_key"])
     (tab,) = client.tabs(project)
     hidden = ["tasks:data.source_key"]
     assert tab["data"]["hiddenColumns"] == {"explore": hidden, "labeling": hidden}
+
+
+def test_tab_may_show_only_tasks_that_have_a_value(client: LabelStudioClient, project: int) -> None:
+    client.create_tab(project, "Disagreement", [], filled="disagreement")
+    (tab,) = client.tabs(project)
+    (shown,) = tab["data"]["filters"]["items"]
+    assert (shown["filter"], shown["operator"]) == ("filter:tasks:data.disagreement", "empty")
+
+
+@pytest.mark.integration
+def test_tab_of_a_value_holds_the_highest_first(label_studio: LabelStudioServer) -> None:
+    with LabelStudioClient(label_studio.url, label_studio.token) as client:
+        made = client.create_project(title=next(_titles), label_config=label_config.read("ranking"))
+        tasks = client.import_tasks(made["id"], [task_data(f"k{n}") for n in range(4)])
+        for task, value in zip(tasks, (8, None, 100, 67), strict=True):
+            if value is not None:
+                client.update_task(task, {**task_data(f"k{task}"), "disagreement": value})
+        tab = client.create_tab(made["id"], "Disagreement", [], filled="disagreement")
+        answer = httpx.get(
+            f"{label_studio.url}/api/tasks",
+            params={"view": tab["id"], "project": made["id"]},
+            headers={"Authorization": f"Token {label_studio.token}"},
+            timeout=30,
+        )
+        assert [task["id"] for task in answer.json()["tasks"]] == [tasks[2], tasks[3], tasks[0]]
 
 
 def test_webhook_to_a_host_without_a_dot_is_refused(client: LabelStudioClient, project: int) -> None:

@@ -1,0 +1,73 @@
+"""Shows in Label Studio which tasks divide the team, and sends them to one more annotator.
+
+A task on which the annotators disagree more often than they agree (`trainers.agreement`) gets its
+disagreement as a column of task data, and the table a tab with these tasks alone. Label Studio is asked what
+it shows before anything is written, so that marking again writes nothing. Writing moves a task's
+`updated_at`: `backend.reconcile` reads it again and finds nothing new.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy.orm import Session
+
+import label_config
+from backend import store as queries
+from backend.inputs import ranking_record
+from backend.label_studio import LabelStudioClient
+from backend.store import Store
+from trainers.agreement import PromptAgreement, prompt_agreements
+
+log = logging.getLogger(__name__)
+
+MOST_MARKED = 50
+"""Tasks that are marked at a time, the most divisive: each costs Label Studio a third of a second."""
+TAB = "分歧 Disagreement"
+
+
+def mark_contested(
+    store: Store, client: LabelStudioClient, workspace_id: str, *, one_more: bool = False
+) -> int:
+    """Bring the marks up to date.
+
+    Args:
+        one_more: also let Label Studio serve each marked task to one person more than have ranked it.
+    Returns: how many tasks are marked now.
+    Raises: LabelStudioError: Label Studio did not answer; the same again goes on where it was.
+    """
+    with store.reading() as session:
+        project = queries.workspace(session, workspace_id).ranking_project
+        contested = _contested(session, workspace_id)
+    tasks = {task["id"]: task["data"] for task in client.tasks(project, annotations=False)}
+    for task, data in tasks.items():
+        found = contested.get(task)
+        mark = None if found is None else _percent(found)
+        annotators = found.annotators + 1 if found is not None and one_more else None
+        if data.get(label_config.DISAGREEMENT) != mark or annotators is not None:
+            rest = {key: value for key, value in data.items() if key != label_config.DISAGREEMENT}
+            marked = rest if mark is None else {**rest, label_config.DISAGREEMENT: mark}
+            client.update_task(task, marked, annotators=annotators)
+    shown = contested.keys() & tasks.keys()
+    if shown and TAB not in {tab["data"].get("title") for tab in client.tabs(project)}:
+        hidden = label_config.hidden_columns("ranking")
+        client.create_tab(project, TAB, hidden, filled=label_config.DISAGREEMENT)
+    log.info("project %d: %d tasks divide the team", project, len(shown))
+    return len(shown)
+
+
+def _contested(session: Session, workspace_id: str) -> dict[int, PromptAgreement]:
+    """Ranking task → how far its annotators agree, of the most divisive ones."""
+    tasks = {
+        prompt.prompt_id: prompt.ranking_task
+        for prompt in queries.prompts(session, workspace_id, "published")
+        if prompt.ranking_task is not None
+    }
+    rankings = [ranking_record(row) for row in queries.active_rankings(session, workspace_id)]
+    found = [own for own in prompt_agreements(rankings) if own.contested and own.prompt_id in tasks]
+    return {tasks[own.prompt_id]: own for own in found[:MOST_MARKED]}
+
+
+def _percent(found: PromptAgreement) -> int:
+    """Share of the judgements in which two annotators disagree, in whole percent."""
+    return round(100 * (1 - (found.rate or 0.0)))
