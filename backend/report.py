@@ -73,6 +73,7 @@ class Report:
     examples: Sequence[Example] = ()
     data: Sequence[tuple[str, str, str]] = ()
     """As `backend.data_report.data_rows` gives them."""
+    round_id: str = ""
 
 
 def to_html(report: Report) -> str:

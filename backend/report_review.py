@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from backend.markup import number, percent, share, style
+from trainers.evaluation import Interval
 from trainers.leaderboard import Standing
 
 VERDICTS: Mapping[str, tuple[str, str, str]] = {
@@ -82,8 +83,8 @@ def review_numbers(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         )
         found.append(("盲评提前结束", "review ended early", shown))
     if "largest_difference" in verdict:
-        shown = f"{100 * verdict['largest_difference']:.0f} 个百分点 points"
-        found.append(("可排除的胜率差别：大于", "differences of win rate excluded: above", shown))
+        shown = f"至多 {100 * verdict['largest_difference']:.0f} 个百分点 points at most"
+        found.append(("胜率与 50% 的距离", "distance of the win rate from 50 %", shown))
     found += _length_numbers(verdict)
     reviewers = verdict.get("reviewers") or {}
     if reviewers.get("share") is not None:
@@ -181,9 +182,9 @@ def _rect(x: float, width: float, height: int, colour: str) -> str:
 
 
 def _anchor(standings: Sequence[Standing]) -> str:
-    """The version that all win rates are against: the one whose own is certain."""
-    fixed = (s.version for s in standings if s.interval is not None and s.interval.low == s.interval.high)
-    return next(fixed, "—")
+    """The version that all win rates are against: the one whose own is ½ for certain."""
+    certain = Interval(0.5, 0.5)
+    return next((standing.version for standing in standings if standing.interval == certain), "—")
 
 
 def _place(standing: Standing) -> str:

@@ -163,6 +163,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
         reward=results.get("reward", {}),
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
+        round_id=current.id,
         leaderboard=leaderboard(session, workspace.id),
         advice=advice_for(session, settings, workspace, current),
         examples=[

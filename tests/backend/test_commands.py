@@ -56,6 +56,7 @@ def test_status_of_an_empty_system_says_what_to_do(
         (["conclude"], "no review is open in `team`"),
         (["cancel", "reward-99"], "there is no run `reward-99`"),
         (["retry", "reward-99"], "there is no run `reward-99`"),
+        (["adjudicate"], "does not answer"),
         (["report", "team-r9"], "there is no round `team-r9`"),
         (["report", "--out", "/proc/none/report.txt"], "`/proc/none/report.txt` cannot be written"),
     ],
@@ -113,6 +114,7 @@ def test_report_is_text_json_or_a_page(seeded: Path, capsys: pytest.CaptureFixtu
     assert main(["report", "team-r1", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["verdict"]["verdict"], found["model"]) == ("better", "policy-team-1")
+    assert found["round_id"] == "team-r1"
     assert len(found["examples"]) == 40 and found["reward"]["accuracy"] == 0.914
     assert [standing["version"] for standing in found["leaderboard"]] == ["policy-team-1", "base"]
     page = seeded / "new" / "report.html"

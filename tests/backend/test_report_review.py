@@ -43,6 +43,7 @@ def with_verdict(**changes: Any) -> Report:
 def test_no_difference_says_larger_than_what() -> None:
     report = with_verdict(verdict="no_difference", largest_difference=0.126)
     assert "没有超过 13 个百分点的差别 · No difference larger than 13 points" in shown(report)
+    assert "distance of the win rate from 50 %: 至多 13 个百分点 points at most" in shown(report)
 
 
 def test_every_verdict_has_words_and_none_is_said_before_the_review_has_ended() -> None:
@@ -87,6 +88,11 @@ def test_leaderboard_shows_every_version_from_the_second_round_on() -> None:
                      "not connected", "<b>"):  # fmt: skip
         assert expected in text, expected
     assert "All versions" not in shown(replace(REPORT, leaderboard=STANDINGS[:2]))
+
+
+def test_long_row_of_flawless_rounds_keeps_its_beginning() -> None:
+    flawless = rank_versions([Match(f"v{n}", f"v{n + 1}", Tally(40, 0, 0)) for n in range(30)])
+    assert "对 v0 的胜率" in shown(replace(REPORT, leaderboard=flawless))
 
 
 def test_intervals_are_drawn_where_they_are() -> None:
