@@ -11,6 +11,7 @@ import pytest
 
 from backend import store
 from tests.backend.whole import Whole
+from tests.fake_label_studio import ranking_result
 
 
 @pytest.fixture(autouse=True)
@@ -187,3 +188,17 @@ def test_new_rankings_during_a_round_begin_the_next_when_its_winner_is_promoted(
     whole.wait_for_round("reviewing", number=2)
     first, second = whole.service.status("team").rounds
     assert (first.state, second.state) == ("decided", "reviewing")
+
+
+def test_tasks_that_divide_the_team_are_marked_once_the_reward_model_is_trained(whole: Whole) -> None:
+    whole.service.start()
+    whole.import_prompts(5)
+    whole.wait(lambda: whole.published() == 5)
+    whole.rank(4)
+    divided = whole.tasks("ranking")[0]
+    ids = [answer["id"] for answer in sorted(divided["data"]["answers"], key=lambda a: -len(a["body"]))]
+    whole.label_studio.annotate(divided["id"], ranking_result(*ids), user=2)  # longer answers first
+    whole.rank(1)  # the sixth ranking starts the training
+    whole.wait_for_round("reviewing")
+    marks = {task["id"]: task["data"].get("disagreement") for task in whole.tasks("ranking")}
+    assert marks == {task: 100 if task == divided["id"] else None for task in marks}
