@@ -160,6 +160,8 @@ class PPOConfig(StageConfig):
     """Responses for each optimiser step."""
     micro_batch_size: int = 16
     """Responses in one backward pass; smaller needs less memory and gives the same gradient."""
+    shard_base: bool = False
+    """Spread the frozen base over torchrun's processes: slower, for one that fits on no single GPU."""
     learning_rate: float | None = None
     """Step size for the policy; `None`: LoRA 2e-4, full 1e-5; below 50M parameters 0.016 / rank and 1e-4."""
     value_learning_rate_factor: float = 10.0
@@ -227,6 +229,9 @@ class PPOConfig(StageConfig):
             bool(self.reward_model), "reward_model", self.reward_model, "a directory or `module:function`"
         )
         _require(self.tuning in ("auto", "full", "lora"), "tuning", self.tuning, "`auto`, `full` or `lora`")
+        _require(
+            not (self.shard_base and self.tuning == "full"), "tuning", self.tuning, "`lora` with `shard_base`"
+        )
         _require(self.kl_coef >= 0, "kl_coef", self.kl_coef, "0 or more")
         _require(
             self.minibatch_size <= self.rollouts,

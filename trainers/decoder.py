@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from trainers.models import PolicyModel, pad
+from trainers.sharding import is_sharded
 
 COPY_PARAMETERS = 200_000_000
 """Up to this size the weights are copied into the fast decoder's layout before each round of sampling."""
@@ -41,6 +42,7 @@ def decoder_for(model: PolicyModel) -> Decoder:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     fits = (
         config.model_type in ("llama", "qwen2", "qwen3")
+        and not is_sharded(model)
         and config.hidden_act == "silu"
         and not getattr(config, "use_sliding_window", False)
         and rope in ("default", "linear", "llama3", "yarn")

@@ -119,6 +119,20 @@ class Group:
         """
         return self.on_each(cast("Callable[[], T]", act if self.is_main else lambda: None))[0]
 
+    def in_turn(self, act: Callable[[], T]) -> T:
+        """One process acts after the other, each for itself.
+
+        Raises: as `on_each`.
+        """
+        results: list[T] = []
+
+        def take_turn() -> None:
+            results.append(act())
+
+        for rank in range(self.size):
+            self.on_each(take_turn if rank == self.rank else lambda: None)
+        return results[0]
+
     def from_main(self, decision: T) -> T:
         """The main process's, for all: rounding may differ on another machine."""
         return self.on_main(lambda: decision)

@@ -246,11 +246,11 @@ def count_parameters(base_model: str) -> int:
     return parameter_count(load_config(base_model))
 
 
-def load_language_model(base_model: str, directory: str, dtype: torch.dtype) -> nn.Module:
+def load_language_model(base_model: str, directory: str, dtype: torch.dtype, shards: int = 1) -> nn.Module:
     path = _existing(directory) if directory else None
     is_adapter = path is not None and (path / "adapter_config.json").is_file()
     source = local_directory(path if path is not None and not is_adapter else base_model)
-    check_memory(load_config(source), source)
+    check_memory(load_config(source), source, shards)
     with readable(source):
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False

@@ -114,7 +114,8 @@ class Trainer:
 def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> tuple[Trainer, TrainingState]:
     if config.threads:
         torch.set_num_threads(config.threads)
-    policy = load_trainable_policy(config)
+    group = current()
+    policy = _load_policy(config, group)
     room = getattr(policy.causal_model.config, "max_position_embeddings", 2**31) - config.max_response_tokens
     if room < 8:
         raise ConfigError(
@@ -122,7 +123,6 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
             "model's context for the prompt; needed are at least 8: set it lower"
         )
     optimizer = make_optimizer(config, policy)
-    group = current()
     checkpoint = group.on_main(run_dir.latest_checkpoint)
     state, offset = TrainingState(kl_coef=config.kl_coef), 0
     if checkpoint is not None:
@@ -140,6 +140,13 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
         group=group,
     )
     return trainer, state
+
+
+def _load_policy(config: PPOConfig, group: Group) -> TrainablePolicy:
+    if not config.shard_base or group.size == 1:
+        return load_trainable_policy(config)
+    # the machine's memory holds the whole base only once
+    return group.in_turn(lambda: load_trainable_policy(config, shards=group.size))
 
 
 def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Optimizer:

@@ -19,6 +19,7 @@ from trainers.distributed import ALONE, Group
 from trainers.errors import ShapeError
 from trainers.models import PolicyModel
 from trainers.rollout import Rollout
+from trainers.sharding import is_sharded
 
 COMPACT_BELOW = 0.8
 """Ended rows are dropped from the batch when the others are fewer than this share of it."""
@@ -61,11 +62,13 @@ def sample(
     order = sorted(range(count), key=lambda row: len(prompt_ids[row]))
     decoder = decoder_for(model)
     ends = torch.tensor(sorted({cast(int, tokenizer.eos_token_id)} | model.eos_ids), device=model.device)
+    together = group if is_sharded(model) else ALONE  # who must run the model equally often
     done = 0
-    for batch in filter(None, group.batches(order, batch_size)):
-        rows = torch.tensor(batch)
-        prompts = [list(prompt_ids[row]) for row in batch]
-        _sample_batch(model, decoder, prompts, rows, temperatures, chances, ends, result)
+    for batch in group.batches(order, batch_size):
+        rows = torch.tensor(batch or order[:1])  # without a row of its own it keeps step on another's
+        going = torch.full((len(rows),), bool(batch))
+        prompts = [list(prompt_ids[row]) for row in rows.tolist()]
+        _sample_batch(model, decoder, prompts, rows, going, temperatures, chances, ends, result, together)
         done += len(batch)
         if progress is not None:
             progress(done)
@@ -117,26 +120,30 @@ def _sample_batch(
     decoder: Decoder,
     prompts: list[list[int]],
     rows: Tensor,
+    going: Tensor,
     temperatures: Tensor,
     chances: Tensor,
     ends: Tensor,
     result: _Result,
+    together: Group,
 ) -> None:
-    """Decode one batch; `rows` says where each of its rows stands in the result."""
+    """Decode one batch until no process that shares the weights has a row going.
+
+    `rows` says where each of its rows stands in the result, `going` which of them are wanted there.
+    """
     device = model.device
     hidden = decoder.start(prompts, result.ids.shape[1])
     heat, chance = temperatures[rows].to(device), chances[rows].to(device)
-    going = torch.ones(len(rows), dtype=torch.bool)
     for step in range(result.ids.shape[1]):
         tokens, logprobs = choose(model.logits(hidden), heat, chance[:, step])
         values = None if model.value_head is None else model.values(hidden).cpu()[going]
         ended = torch.isin(tokens, ends).cpu()
         result.put(rows[going], step, tokens.cpu()[going], logprobs.cpu()[going], values)
         result.finished[rows[going & ended]] = True
-        going &= ~ended
-        if not going.any():
+        going = going & ~ended
+        if not together.any(bool(going.any())):
             return
-        if going.float().mean() < COMPACT_BELOW:
+        if 0 < going.float().mean() < COMPACT_BELOW:
             kept = going.nonzero().squeeze(1)
             decoder.keep(kept.to(device))
             rows, going = rows[kept], going[kept]

@@ -30,6 +30,7 @@ from trainers.models import (
     unwrap,
     without_deprecations,
 )
+from trainers.sharding import shard_base
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -89,17 +90,21 @@ class TrainablePolicy(PolicyModel):
             tensor.copy_(state[name])
 
 
-def load_trainable_policy(config: PPOConfig) -> TrainablePolicy:
+def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy:
     """The starting policy with what PPO trains, a value head, and its reference.
 
     The value head starts at zero: scores are standardised, so zero is the best guess before the first update.
+
+    Args:
+        shards: processes over which the base is spread.
+    Raises: ModelError: it cannot be loaded, or not be spread.
     """
     device, dtype = device_and_dtype()
     tuning = resolve_tuning(config, count_parameters(config.base_model))
     if tuning == "full":
         dtype = torch.float32  # AdamW's small steps vanish in bf16
     start = config.start_policy
-    model = load_language_model(config.base_model, start, dtype)
+    model = load_language_model(config.base_model, start, dtype, shards)
     has_start_adapter = isinstance(model, PeftModel) and tuning == "lora"
     if has_start_adapter:
         cast(PeftModel, model).load_adapter(start, "reference", is_trainable=False)
@@ -115,7 +120,15 @@ def load_trainable_policy(config: PPOConfig) -> TrainablePolicy:
     head = nn.Linear(unwrap(model).config.hidden_size, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    policy = TrainablePolicy(model, head, tuning, has_start_adapter).to(device)
+    policy = TrainablePolicy(model, head, tuning, has_start_adapter)
+    if shards > 1:
+        if start and not has_start_adapter:
+            raise ModelError(
+                f"`start_policy` `{start}` holds full weights, which `shard_base` cannot write again;"
+                " name it as `base_model` instead"
+            )
+        shard_base(policy)
+    policy.to(device)
     for frozen in policy._frozen_copy:
         frozen.to(device)
     return policy.eval()  # eval: dropout would make the ratio of an unchanged policy differ from 1

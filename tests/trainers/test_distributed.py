@@ -17,17 +17,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.tiny_models import SENTENCES, tiny_model_dir
 from trainers import stopping
 from trainers.config import PPOConfig
 from trainers.distributed import ALONE, joined
-from trainers.errors import DataError, RunError, TrainerError
+from trainers.errors import ConfigError, DataError, ModelError, RunError, TrainerError
+from trainers.models import ADAPTER_FILE
 from trainers.ppo import backward, collect, train_ppo
 from trainers.ppo_run import start
 from trainers.ppo_state import TrainingState
 from trainers.records import Prompt, write_jsonl
 from trainers.run_dir import RunDir
+from trainers.trainable_policy import load_trainable_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [Prompt(f"p{i}", text) for i, text in enumerate(SENTENCES)]
@@ -48,7 +51,7 @@ def a_config(base_model: str | Path, **changes: Any) -> PPOConfig:
         "rollouts": 7,
         "minibatch_size": 3,
         "micro_batch_size": 2,
-        "batch_size": 4,
+        "batch_size": 3,
         "max_response_tokens": 24,
         "learning_rate": 1e-3,
         "kl_target": 0.5,
@@ -115,6 +118,9 @@ def work(out: Path, base_model: str) -> None:
         seen["whole"] = train(a_config(base_model, tuning="full"), own / "whole", vowel_share)
         killed = out / "killed" if group.is_main else own / "killed"
         seen["resumed"] = train(a_config(base_model), killed, vowel_share)
+        sharded = a_config(base_model, shard_base=True, updates=2)
+        seen["sharded"] = train(sharded, own / "sharded", vowel_share)
+        seen["base"] = sharded_base(own / "base", base_model)
         failing = {"error": DataError("from one process"), "bug": ZeroDivisionError("from one process")}
         for name, error in failing.items():
             reward = at_call(2, lambda error=error: fail(error)) if group.rank == 1 else vowel_share
@@ -122,6 +128,17 @@ def work(out: Path, base_model: str) -> None:
         told = at_call(2, lambda: os.kill(os.getpid(), signal.SIGTERM)) if group.rank == 1 else vowel_share
         seen["stopped"] = train(a_config(base_model), own / "stopped", told)
     torch.save(seen, out / f"rank{group.rank}.pt")
+
+
+def sharded_base(directory: Path, base_model: str) -> dict[str, Any]:
+    """What a process holds of the layers' base weights after it has used them."""
+    trainer, _ = start(a_config(base_model, shard_base=True), RunDir(directory), vowel_share)
+    with trainer.metrics:
+        experience = collect(trainer, TrainingState(kl_coef=0.1, update=1), PROMPTS)
+        backward(trainer, experience, list(range(len(PROMPTS))))
+    layers = trainer.policy.trunk.get_submodule("layers").named_parameters()
+    base = [parameter for name, parameter in layers if "lora_" not in name]
+    return {"kept": sum(p.to_local().numel() for p in base), "whole": sum(p.numel() for p in base)}
 
 
 def train(config: PPOConfig, directory: Path, reward: Any) -> dict[str, Any]:
@@ -146,7 +163,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*program, "-m", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +193,12 @@ def alone(directory: Path, **changes: Any) -> dict[str, Any]:
 def assert_same_run(run_dir: Path, result: dict[str, Any], other_dir: Path, other: dict[str, Any]) -> None:
     for name in ("updates", "stop_reason", "best_update"):
         assert result[name] == other[name]
-    assert len(result["looks"]) == len(other["looks"]) == 3
+    assert len(result["looks"]) == len(other["looks"]) >= 2
     for look, expected in zip(result["looks"], other["looks"], strict=True):
         numbers = {name: value for name, value in expected.items() if value is not None}
         assert {name: look[name] for name in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-5)
     lines, others = (measurements(directory) for directory in (run_dir, other_dir))
-    assert len(lines) == len(others) == 7  # four updates and three looks
+    assert len(lines) == len(others) == result["updates"] + len(result["looks"])
     for line, expected in zip(lines, others, strict=True):
         assert line == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
@@ -224,6 +241,27 @@ def test_whole_run_is_that_of_one_process(out: Path, seen: list[dict[str, Any]],
 def test_killed_run_goes_on_in_two_processes(out: Path, seen: list[dict[str, Any]], tmp_path: Path) -> None:
     assert [ranks["resumed"]["resumed"] for ranks in seen] == [1, 1]
     assert_same_run(out / "killed", seen[0]["resumed"], tmp_path, alone(tmp_path))
+
+
+def test_run_on_a_sharded_base_is_that_of_one_process(
+    out: Path, seen: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    assert_same_run(out / "rank0" / "sharded", seen[0]["sharded"], tmp_path, alone(tmp_path, updates=2))
+    models = [load_file(path / "model" / ADAPTER_FILE) for path in (out / "rank0" / "sharded", tmp_path)]
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.allclose(models[0][name], models[1][name], atol=1e-5) for name in models[1])
+
+
+def test_each_process_keeps_its_part_of_a_sharded_base(seen: list[dict[str, Any]]) -> None:
+    assert [ranks["base"]["kept"] for ranks in seen] == [seen[0]["base"]["whole"] // 2] * 2
+
+
+def test_full_weights_are_not_sharded() -> None:
+    with pytest.raises(ConfigError, match="`lora` with `shard_base`"):
+        a_config(tiny_model_dir(), shard_base=True, tuning="full")
+    config = a_config(tiny_model_dir(), shard_base=True, start_policy=str(tiny_model_dir()))
+    with pytest.raises(ModelError, match="name it as `base_model`"):
+        load_trainable_policy(config, shards=2)
 
 
 def test_only_the_main_process_writes(out: Path) -> None:
