@@ -59,3 +59,26 @@ def test_review_that_was_ended_early_is_held_to_more() -> None:
     early = judge_round(comparisons, judgements, pending={f"c{n}" for n in range(20, 40)})
     assert (early["verdict"], early["pending"], early["judged"]) == ("not_enough_evidence", 20, 20)
     assert judge_round(comparisons, judgements)["verdict"] == "better"
+
+
+def test_agreement_is_of_what_the_reviewers_saw() -> None:
+    comparisons = [comparison(n) for n in range(8)]
+    for row in comparisons[:4]:
+        row.after_side = "right"
+    found = judge_round(comparisons, [judged(n, "after", reviewer) for n in range(8) for reviewer in (1, 2)])
+    expected = {"people": 2, "comparisons": 8, "share": 1.0, "krippendorff_alpha": 1.0}
+    assert found["reviewers"] == expected
+    opposed = [judged(n, "after", 1) for n in range(8)] + [judged(n, "before", 2) for n in range(8)]
+    assert judge_round(comparisons, opposed)["reviewers"]["krippendorff_alpha"] < -0.8
+
+
+def test_win_rate_at_equal_length_is_of_the_answers_lengths() -> None:
+    comparisons = [comparison(n) for n in range(12)]
+    briefer = judge_round(comparisons, [judged(n, "after") for n in range(12)])["length_controlled"]
+    assert briefer["obstacle"] == "shorter_wins"
+    for n, row in enumerate(comparisons):
+        row.after = "y" * (50 if n % 2 else 200)  # half as long and twice as long as before
+    votes = [judged(n, "before" if n in (2, 3) else "after") for n in range(12)]
+    found = judge_round(comparisons, votes)["length_controlled"]
+    assert found["win_rate"] == pytest.approx(5 / 6, abs=1e-4) and found["obstacle"] is None
+    assert found["interval"][0] < 5 / 6 < found["interval"][1]

@@ -83,6 +83,9 @@ def test_places_are_a_range_where_the_order_is_open() -> None:
     found = by_version(Match("base", "p1", Tally(36, 0, 4)), Match("p1", "p2", Tally(22, 0, 18)))
     places = {name: (standing.best_place, standing.worst_place) for name, standing in found.items()}
     assert places == {"p1": (1, 2), "p2": (1, 2), "base": (3, 3)}
+    # 29 to 11 is clear between these two, though both are known less well against base
+    found = by_version(Match("base", "p1", Tally(36, 0, 4)), Match("p1", "p2", Tally(29, 0, 11)))
+    assert (found["p2"].worst_place, found["p1"].best_place) == (1, 2)
 
 
 def test_version_without_a_way_to_the_anchor_comes_last_without_a_rate() -> None:

@@ -197,19 +197,21 @@ def test_few_missing_judgements_that_cannot_change_it_change_nothing() -> None:
     assert judge_reviews(Tally(10, 0, 28), pending=2).decision == "worse"
     assert judge_reviews(Tally(6, 26, 6), pending=2).decision == "no_difference"
     assert judge_reviews(Tally(6, 6, 6), pending=22).decision == "not_enough_evidence"
+    assert judge_reviews(Tally(9, 20, 5), pending=4).decision == "not_enough_evidence"  # 13 to 5 is open
 
 
 def test_review_ended_early_is_held_to_the_stricter_test() -> None:
     assert decided(15, 0, 5) == "better"
     assert judge_reviews(Tally(15, 0, 5), pending=20).decision == "not_enough_evidence"
-    assert judge_reviews(Tally(17, 0, 3), pending=20).decision == "better"
+    assert judge_reviews(Tally(16, 0, 4), pending=20).decision == "not_enough_evidence"  # p = 0.097
+    assert judge_reviews(Tally(17, 0, 3), pending=20).decision == "better"  # p = 0.023
     assert judge_reviews(Tally(3, 0, 17), pending=20).decision == "worse"
 
 
 def test_comparisons_judged_by_some_of_their_reviewers_may_still_turn() -> None:
-    judged, settled = Tally(27, 0, 13), Tally(20, 0, 10)
+    judged, settled = Tally(28, 0, 12), Tally(26, 0, 12)
     assert judge_reviews(judged).decision == "better"
-    assert judge_reviews(judged, settled=settled, pending=10).decision == "not_enough_evidence"
+    assert judge_reviews(judged, settled=settled, pending=2).decision == "not_enough_evidence"
 
 
 # --- how many more reviews
