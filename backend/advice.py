@@ -18,8 +18,9 @@ LOW_AGREEMENT = 0.70
 STRONG_CORRELATION = 0.8
 ALIKE_SHARE = 0.05
 VARIANTS_SHARE = 0.2
-APART_JUDGEMENTS = 50
+ENOUGH_JUDGEMENTS = 50
 APART_GAP = 0.2
+LOW_CONSISTENCY = 0.8
 FEWEST_CONTESTED = 3
 FAR_SHARE = 0.15
 FEWEST_FAR = 3
@@ -50,6 +51,8 @@ class Measurements:
     """Review prompts that the settings ask for."""
     promoted: bool = False
     """The round's policy serves already."""
+    consistency: Mapping[str, Any] = field(default_factory=dict)
+    """`trainers.agreement.SelfConsistency` of the tasks that were served twice."""
     prompts_named: Mapping[str, str] = field(default_factory=dict)
     """Texts of the prompts that the results name."""
 
@@ -157,7 +160,7 @@ def _apart(m: Measurements) -> Advice | None:
     members = [
         member
         for member in (m.reward.get("team") or {}).get("members", ())
-        if member["judgements"] >= APART_JUDGEMENTS
+        if member["judgements"] >= ENOUGH_JUDGEMENTS
     ]
     if len(members) < 3:
         return None
@@ -171,6 +174,20 @@ def _apart(m: Measurements) -> Advice | None:
         "请和他核对排序标准。",
         f"Annotator {lowest['annotator']} agrees with the others in only {lowest['rate']:.0%} of the pairs"
         f" ({usual:.0%} is usual here): go through the guideline together.",
+    )
+
+
+def _inconsistent(m: Measurements) -> Advice | None:
+    """Below this nobody can agree with others either."""
+    if m.consistency.get("judgements", 0) < ENOUGH_JUDGEMENTS or m.consistency["rate"] >= LOW_CONSISTENCY:
+        return None
+    rate, prompts = m.consistency["rate"], m.consistency["prompts"]
+    return Advice(
+        "self_inconsistent",
+        f"同一个人对同一题排两次，只有 {rate:.0%} 的判断相同（{prompts} 题）："
+        "请把标准写得更明确，或让候选回答的差别更大。",
+        f"Ranking the same task twice, people repeat only {rate:.0%} of their judgements ({prompts} tasks):"
+        " make the guideline more definite, or the answers more different.",
     )
 
 
@@ -326,7 +343,7 @@ def _few_prompts(m: Measurements) -> Advice | None:
 
 
 _RULES: tuple[Callable[[Measurements], Advice | None], ...] = (
-    _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _contested,
-    _apart, _unstable, _unseen_worse, _unseen_far, _scenario_thin, _alike, _variants, _length_bias,
-    _suspicious, _few_prompts,
+    _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _inconsistent,
+    _contested, _apart, _unstable, _unseen_worse, _unseen_far, _scenario_thin, _alike, _variants,
+    _length_bias, _suspicious, _few_prompts,
 )  # fmt: skip

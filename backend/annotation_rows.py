@@ -18,6 +18,7 @@ from backend.annotations import (
     ParsedRanking,
     annotator_of,
     displayed_ids,
+    is_repeat,
     lead_time_of,
     parse_judgement,
     parse_ranking,
@@ -81,6 +82,9 @@ def _ranking_rows(
             displayed = Malformed("the task's answers are not ours")
     rows = [_ranking_row(workspace, task, prompt, annotation, displayed) for annotation in annotations]
     _supersede(rows, lambda row: row.annotator)
+    if is_repeat(data):
+        for row in rows:
+            row.state = "repeat" if row.state == "active" else row.state
     return rows
 
 

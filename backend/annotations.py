@@ -32,6 +32,7 @@ MAX_PROMPT_CHARACTERS = 4000
 SUSPICIOUS_LEAD_TIME_S = 2.0
 """Submitted faster than this and in the displayed order: perhaps not read."""
 
+_REPEAT = "repeat:"
 _UNNAMED_COLUMN = "$undefined$"  # what Label Studio calls the lines of a text file
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -237,6 +238,17 @@ def shown_prompt(text: str, system: str = "") -> str:
 
 def ranking_source_key(workspace: str, round_number: int, prompt: str) -> str:
     return f"ranking:{workspace}:{round_number}:{prompt}"
+
+
+def repeat_source_key(workspace: str, round_number: int, prompt: str) -> str:
+    """Of a ranking task that is served a second time."""
+    return f"{_REPEAT}{workspace}:{round_number}:{prompt}"
+
+
+def is_repeat(data: object) -> bool:
+    """True of the data of a ranking task that is served a second time."""
+    key = data.get(SOURCE_KEY) if isinstance(data, Mapping) else None
+    return isinstance(key, str) and key.startswith(_REPEAT)
 
 
 def review_source_key(workspace: str, comparison_id: str) -> str:

@@ -29,6 +29,8 @@ class Data:
     """The newest result of the generate stage."""
     reward: Mapping[str, Any] = field(default_factory=dict)
     """The round's result of the reward stage."""
+    consistency: Mapping[str, Any] = field(default_factory=dict)
+    """`trainers.agreement.SelfConsistency` of the tasks that were served twice."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Texts of the prompts that the results name (`named_prompts`)."""
 
@@ -44,6 +46,7 @@ def data_rows(data: Data) -> list[Row]:
     """The section "Data" of the report."""
     return [
         *_agreement_rows(data.reward.get("team") or {}),
+        *_consistency_rows(data.consistency),
         *_suspicious_rows(data),
         *_spread_rows(data.generate.get("spread") or {}),
         *_coverage_rows(data.reward.get("coverage") or {}, data.prompts),
@@ -73,6 +76,14 @@ def _agreement_rows(team: Mapping[str, Any]) -> list[Row]:
             ("每两位标注者", "every two annotators", _least(team["pairs"], "#{first} – #{second}")),
         ]
     return rows
+
+
+def _consistency_rows(consistency: Mapping[str, Any]) -> list[Row]:
+    if not consistency.get("judgements"):
+        return []
+    each = _least(consistency["annotators"], "#{annotator}")
+    shown = f"{_agrees(consistency)} ({consistency['prompts']} 题 prompts); {each}"
+    return [("同一人再次排序", "the same person again", shown)]
 
 
 def _least(compared: Iterable[Mapping[str, Any]], name: str) -> str:

@@ -28,8 +28,8 @@ from trainers.run_dir import RunDir
 WORKSPACE_SETTINGS = frozenset(
     {
         "candidates_per_prompt", "train_after_rankings", "gate_accuracy", "auto_ppo", "auto_promote",
-        "review_seen", "review_unseen", "reviews_per_comparison", "rankings_per_task", "ppo_updates",
-        "clip_range", "kl_coef", "max_response_tokens", "seed", "base_model", "language",
+        "review_seen", "review_unseen", "reviews_per_comparison", "rankings_per_task", "repeated_tasks",
+        "ppo_updates", "clip_range", "kl_coef", "max_response_tokens", "seed", "base_model", "language",
     }
 )  # fmt: skip
 """What a workspace may set for itself."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select
@@ -16,12 +17,13 @@ from sqlalchemy.orm import Session
 from backend import registry, store
 from backend.advice import Advice, Measurements, advise
 from backend.data_report import Data, data_rows, named_prompts
-from backend.inputs import settings_of
+from backend.inputs import ranking_record, settings_of
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
-from backend.tables import ComparisonRow, JudgementRow, ModelRow, RoundRow, WorkspaceRow
+from backend.tables import ComparisonRow, JudgementRow, ModelRow, RankingRow, RoundRow, WorkspaceRow
 from backend.verdict import judge_round, review_results, tally_of
+from trainers.agreement import self_consistency
 from trainers.leaderboard import Match, Standing, rank_versions
 
 
@@ -119,6 +121,7 @@ def advice_for(
         clip_range=effective.clip_range,
         generate=results.get("generate", {}),
         reward=reward,
+        consistency=_consistency(session, workspace.id, rankings),
         prompts_named=store.prompt_texts(session, workspace.id, named_prompts(reward)),
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
@@ -174,6 +177,13 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
     )
 
 
+def _consistency(session: Session, workspace_id: str, rankings: Sequence[RankingRow]) -> dict[str, Any]:
+    repeated = store.repeated_rankings(session, workspace_id)
+    if not repeated:
+        return {}
+    return asdict(self_consistency(map(ranking_record, rankings), map(ranking_record, repeated)))
+
+
 def _data_of(session: Session, workspace_id: str, results: Mapping[str, dict[str, Any]]) -> Data:
     rankings = store.active_rankings(session, workspace_id)
     reward = results.get("reward", {})
@@ -182,5 +192,6 @@ def _data_of(session: Session, workspace_id: str, results: Mapping[str, dict[str
         suspicious=sum(ranking.suspicious for ranking in rankings),
         generate=results.get("generate", {}),
         reward=reward,
+        consistency=_consistency(session, workspace_id, rankings),
         prompts=store.prompt_texts(session, workspace_id, named_prompts(reward)),
     )

@@ -74,6 +74,8 @@ class Settings:
     """Time between two looks at Label Studio when no webhook arrives."""
     rankings_per_task: int = 1
     """People who rank each task."""
+    repeated_tasks: float = 0.0
+    """Share of the ranking tasks that are served twice, to measure how far people agree with themselves."""
     reviews_per_comparison: int = 1
     """People who judge each before/after pair."""
     candidates_per_prompt: int = 3
@@ -201,6 +203,7 @@ class Settings:
             "label_studio_timeout_s": (0.1, 3600),
             "reconcile_seconds": (0.05, 86400),
             "rankings_per_task": (1, 100),
+            "repeated_tasks": (0, 1),
             "reviews_per_comparison": (1, 100),
             "candidates_per_prompt": (2, 4),
             "train_after_rankings": (0, 10**6),

@@ -199,6 +199,14 @@ def active_rankings(session: Session, workspace_id: str) -> Sequence[RankingRow]
     return session.scalars(query.order_by(RankingRow.annotation_id)).all()
 
 
+def repeated_rankings(session: Session, workspace_id: str) -> Sequence[RankingRow]:
+    """Those of tasks that were served a second time, by people who can be told apart."""
+    query = select(RankingRow).where(
+        RankingRow.workspace == workspace_id, RankingRow.state == "repeat", RankingRow.annotator != 0
+    )
+    return session.scalars(query.order_by(RankingRow.annotation_id)).all()
+
+
 def dataset_hash(session: Session, workspace_id: str) -> str:
     """One value for the set of active rankings, whatever order they arrived in."""
     keys = [[r.annotation_id, r.updated_at, r.result_hash] for r in active_rankings(session, workspace_id)]

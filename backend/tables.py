@@ -27,6 +27,7 @@ AnnotationState = Literal[
     "cancelled",  # the annotator skipped the task
     "malformed",  # cannot be read as a ranking or judgement
     "superseded",  # the same person annotated the task again
+    "repeat",  # of a task that is served a second time: measures its author, counts for nothing else
     "deleted",  # gone from Label Studio
 ]
 RoundState = Literal[

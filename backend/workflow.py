@@ -212,7 +212,9 @@ class Workflows:
 
     def _publish_rankings(self, workspace_id: str) -> int:
         """What Label Studio refuses stays ready and is tried again: someone must mend the project first."""
-        return self._patiently(lambda: self.writeback.publish_rankings(workspace_id))
+        with self.store.reading() as session:
+            settings = settings_of(self.settings, queries.workspace(session, workspace_id))
+        return self._patiently(lambda: self.writeback.publish_rankings(workspace_id, settings.repeated_tasks))
 
     def _publish_predictions(self, round_id: str) -> int:
         """Predictions, and marks on the tasks that divide the team: without them the round goes on."""

@@ -7,6 +7,7 @@ what `backend.label_studio` raises; `backend.workflow` decides about trying agai
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import math
@@ -22,6 +23,7 @@ from backend.annotations import (
     ranking_prediction,
     ranking_source_key,
     ranking_task_data,
+    repeat_source_key,
     report_source_key,
     review_source_key,
     review_task_data,
@@ -44,21 +46,32 @@ class WriteBack:
         self.store = opened
         self.client = client
 
-    def publish_rankings(self, workspace_id: str) -> int:
-        """Make the ranking task of every prompt that is ready. Returns: how many prompts were published."""
+    def publish_rankings(self, workspace_id: str, repeated: float = 0.0) -> int:
+        """Make the ranking task of every prompt that is ready, and after them a second one of some.
+
+        Args:
+            repeated: share of the prompts that get a second task. Whoever ranked the first may be served it
+                too; only the agreement of that person with themselves is measured by it.
+        Returns: how many prompts were published.
+        """
         with self.store.reading() as session:
             project = queries.workspace(session, workspace_id).ranking_project
             answers = _answers(session, workspace_id)
+            ready = queries.prompts(session, workspace_id, "ready")
             tasks = {
-                _ranking_key(prompt): _ranking_data(prompt, answers[prompt.prompt_id])
-                for prompt in queries.prompts(session, workspace_id, "ready")
+                _ranking_key(prompt): _ranking_data(prompt, answers[prompt.prompt_id]) for prompt in ready
             }
-        found = self._ensure(project, tasks)
+            again = {
+                _repeat_key(prompt): _repeat_data(prompt, answers[prompt.prompt_id])
+                for prompt in ready
+                if _is_chosen(prompt.prompt_id, repeated)
+            }
+        found = self._ensure(project, {**tasks, **again})
         with self.store.session() as session:
             for prompt in queries.prompts(session, workspace_id, "ready"):
                 if (key := _ranking_key(prompt)) in found:
                     prompt.ranking_task, prompt.state = found[key], "published"
-        return len(found)
+        return len(tasks)
 
     def publish_reviews(self, workspace_id: str, round_id: str) -> int:
         """Make the review task of every comparison of a round. Returns: how many there are."""
@@ -154,6 +167,21 @@ def _ranking_key(prompt: PromptRow) -> str:
 def _ranking_data(prompt: PromptRow, answers: Sequence[ResponseRow]) -> dict[str, Any]:
     shown = [(answer.id, answer.text) for answer in answers]
     return ranking_task_data(shown_prompt(prompt.text, prompt.system), shown, source_key=_ranking_key(prompt))
+
+
+def _repeat_key(prompt: PromptRow) -> str:
+    return repeat_source_key(prompt.workspace, prompt.round, prompt.prompt_id)
+
+
+def _repeat_data(prompt: PromptRow, answers: Sequence[ResponseRow]) -> dict[str, Any]:
+    """In the opposite order: who submits what is displayed disagrees with themselves."""
+    return {**_ranking_data(prompt, answers[::-1]), label_config.SOURCE_KEY: _repeat_key(prompt)}
+
+
+def _is_chosen(prompt_id: str, share: float) -> bool:
+    """The same choice whatever else there is."""
+    digest = hashlib.sha256(f"repeat/{prompt_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def _review_data(comparison: ComparisonRow) -> dict[str, Any]:

@@ -54,6 +54,20 @@ class Member(Concordance):
 
 
 @dataclass(frozen=True)
+class Repeater(Concordance):
+    """One annotator against the same annotator, at another time."""
+
+    annotator: str
+
+
+@dataclass(frozen=True)
+class SelfConsistency(Concordance):
+    """How far people agree with themselves, over the prompts that the same person ranked twice."""
+
+    annotators: tuple[Repeater, ...]
+
+
+@dataclass(frozen=True)
 class PromptAgreement:
     """The annotators of one prompt."""
 
@@ -138,6 +152,29 @@ def prompt_agreements(rankings: Iterable[Ranking]) -> list[PromptAgreement]:
     shared = [ranked for ranked in _by_prompt(rankings).values() if len(ranked) > 1]
     found = [prompt for prompt in map(_prompt_agreement, shared) if prompt.rate is not None]
     return sorted(found, key=lambda prompt: (prompt.rate, prompt.kendall_w or 0.0, prompt.prompt_id))
+
+
+def self_consistency(rankings: Iterable[Ranking], repeated: Iterable[Ranking]) -> SelfConsistency:
+    """Compare each annotator's rankings with those of the same prompts at another time.
+
+    It bounds the agreement with others: nobody's rule is firmer for the team than for themselves.
+
+    Args:
+        rankings: those that count.
+        repeated: those of tasks that were served again, at most one an annotator and prompt.
+    """
+    counted = {(ranking.annotator, ranking.prompt_id): ranking for ranking in rankings}
+    between: dict[str, list[PairCounts]] = defaultdict(list)
+    for again in repeated:
+        if (own := counted.get((again.annotator, again.prompt_id))) is not None:
+            between[again.annotator].append(compare_orders(own.order, again.order))
+    return SelfConsistency(
+        **_concordance([counts for compared in between.values() for counts in compared]),
+        annotators=tuple(
+            Repeater(annotator=annotator, **_concordance(compared))
+            for annotator, compared in sorted(between.items())
+        ),
+    )
 
 
 def accuracy_ceiling(rate: float) -> float:

@@ -73,6 +73,12 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     ("annotator_apart", {"reward": team_of(0.9, 0.8, 0.5)}, {"reward": team_of(0.9, 0.8, 0.7)}, "50%"),
     (
+        "self_inconsistent",
+        {"consistency": {"judgements": 50, "prompts": 17, "rate": 0.79}},
+        {"consistency": {"judgements": 50, "prompts": 17, "rate": 0.80}},
+        "79%",
+    ),
+    (
         "adjudicate",
         {"reward": {"team": {"contested_prompts": 3, "shared_prompts": 40}}},
         {"reward": {"team": {"contested_prompts": 2, "shared_prompts": 40}}},

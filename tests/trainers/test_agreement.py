@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from trainers.agreement import accuracy_ceiling, measure_agreement, prompt_agreements
+from trainers.agreement import accuracy_ceiling, measure_agreement, prompt_agreements, self_consistency
 from trainers.records import Ranking
 
 
@@ -136,6 +136,27 @@ def test_of_equally_divided_prompts_the_less_concordant_comes_first() -> None:
     found = prompt_agreements(team)
     assert [prompt.rate for prompt in found] == [pytest.approx(1 / 3), pytest.approx(1 / 3)]
     assert [prompt.prompt_id for prompt in found] == ["cycle", "apart"]  # W is 0 and 1/9
+
+
+def test_people_are_compared_with_themselves_on_what_they_ranked_twice() -> None:
+    again = [
+        ranking("anna", "a c b"),  # 2 of 3 judgements, τ ⅓
+        ranking("ben", "a c b"),  # all
+        ranking("cleo", "abc"),  # no preference the second time
+        ranking("dora", "a b", "p1"),  # did not rank p1 the first time
+        ranking("emil", "x y", "p2"),  # nor has he ranked at all
+    ]
+    found = self_consistency(TEAM, again)
+    assert (found.prompts, found.judgements) == (3, 6)
+    assert found.rate == pytest.approx(5 / 6)
+    assert found.kendall_tau == pytest.approx((1 / 3 + 1) / 2)
+    rates = {own.annotator: own.rate for own in found.annotators}
+    assert rates == {"anna": pytest.approx(2 / 3), "ben": 1.0, "cleo": None}
+
+
+def test_nothing_ranked_twice_says_nothing_about_consistency() -> None:
+    found = self_consistency(TEAM, [])
+    assert (found.prompts, found.judgements, found.rate, found.annotators) == (0, 0, None, ())
 
 
 def test_the_order_of_the_rankings_changes_nothing() -> None:
