@@ -221,10 +221,11 @@ def response_record(row: ResponseRow) -> Response:
 
 
 def ranking_record(row: RankingRow) -> Ranking:
+    """The ranking; one whose author's account is gone has an annotator of its own."""
     return Ranking(
         id=str(row.annotation_id),
         prompt_id=row.prompt_id,
-        annotator=str(row.annotator),
+        annotator=str(row.annotator) if row.annotator else f"unknown-{row.annotation_id}",
         order=tuple(tuple(group) for group in row.order),
         close=row.close,
         all_bad=row.all_bad,

@@ -11,6 +11,7 @@ import pytest
 from backend import store
 from backend.errors import ConflictError, RegistryError
 from backend.inputs import (
+    candidates_records,
     collecting_round,
     queue_compare,
     queue_generate,
@@ -24,6 +25,7 @@ from backend.store import Store
 from backend.tables import ModelRow, PromptRow, RankingRow, ResponseRow, RunRow, WorkspaceRow
 from trainers.config import CompareConfig, PPOConfig, RewardConfig
 from trainers.manifest import MANIFEST, sha256_of
+from trainers.preferences import derive_preferences
 from trainers.records import Candidates, Prompt, Ranking, read_jsonl
 from trainers.run_dir import RunDir
 
@@ -103,6 +105,20 @@ def test_reward_run_is_given_all_answers_and_exactly_the_active_rankings(
     candidates = read_jsonl(directory.input("candidates.jsonl"), Candidates)
     assert [c.prompt.split for c in candidates] == list(SPLITS)
     assert RewardConfig.read(directory.config_path).gate_accuracy == settings.gate_accuracy
+
+
+def test_people_whose_accounts_are_gone_are_not_one_person(opened: Store, settings: Settings) -> None:
+    rank(opened, 2)
+    with opened.session() as session:
+        for number in (1, 2):
+            row = session.get_one(RankingRow, number)
+            row.prompt_id, row.order, row.annotator = "p0", [["a0"], ["b0"]], 0
+        session.flush()
+        run = queue_reward(session, settings, "team", asked=False).run
+        candidates = candidates_records(session, "team")
+    rankings = read_jsonl(run_dir(settings, run).input("rankings.jsonl"), Ranking)
+    (preference,) = derive_preferences(rankings, candidates)
+    assert (preference.chosen_id, preference.votes) == ("a0", 2)
 
 
 def test_same_rankings_give_the_same_run_and_a_new_one_another(opened: Store, settings: Settings) -> None:
