@@ -168,6 +168,8 @@ class PPOConfig(StageConfig):
     """The value head's step size as a multiple of the policy's."""
     lora_rank: int = 8
     """Rank of the adapter where LoRA is used."""
+    trained_layers: int = 0
+    """Adapters on this many of the top layers only, what is below is computed once an update; 0 is all."""
     clip_range: float = 0.2
     """PPO's clip of the probability ratio; 0.15 where the style is unstable."""
     value_clip_range: float = 0.5
@@ -232,7 +234,8 @@ class PPOConfig(StageConfig):
         _require(
             not (self.shard_base and self.tuning == "full"), "tuning", self.tuning, "`lora` with `shard_base`"
         )
-        _require(self.kl_coef >= 0, "kl_coef", self.kl_coef, "0 or more")
+        for name in ("kl_coef", "trained_layers"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(
             self.minibatch_size <= self.rollouts,
             "minibatch_size",

@@ -30,6 +30,7 @@ from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ModelError
 from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
 from trainers.records import Prompt
+from trainers.split_trunk import SplitTrunk
 
 SMALL_MODEL_PARAMETERS = 50_000_000
 """Below this a model is tiny: full fine-tuning fits anywhere, and steps may be larger."""
@@ -44,6 +45,7 @@ class PolicyModel(nn.Module):
         super().__init__()
         self.language_model = language_model
         self.value_head = value_head
+        self.split: SplitTrunk | None = None
 
     @property
     def causal_model(self) -> PreTrainedModel:

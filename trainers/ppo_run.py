@@ -31,7 +31,7 @@ from trainers.models import (
 from trainers.ppo_state import TrainingState, load_state, save_state
 from trainers.records import Prompt
 from trainers.reward_source import RewardFunction, load_reward
-from trainers.rollout import Rollout, evaluate, scatter
+from trainers.rollout import Rollout, evaluate, scatter, with_lower_hidden
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
 from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
@@ -68,6 +68,7 @@ class Trainer:
             batch_size=self.config.batch_size,
             group=self.group,
         )
+        rollout = with_lower_hidden(self.policy, rollout, self.config.batch_size)
         if (
             self.policy.dtype != torch.float32
         ):  # in bf16 decoding and training differ by up to 1e-2: once more

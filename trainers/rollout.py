@@ -6,6 +6,7 @@
     finished        (B,)   bool, True where the response ended by itself
     logprobs        (B, R) fp32, of the policy that sampled, at the sampling temperature; 0 where masked
     values          (B, R) fp32, of the state before each token; 0 where masked; `None` without a value head
+    lower_hidden    B tensors (T, H), what the layers below the trained ones computed; `None` where all train
 
 Made by `trainers.sampling`; `evaluate` computes the same quantities again under changed weights for
 `trainers.ppo`. Knows nothing of rewards or of text.
@@ -39,6 +40,7 @@ class Rollout:
     finished: Tensor
     logprobs: Tensor
     values: Tensor | None = None
+    lower_hidden: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         rows, width = self.response_ids.shape
@@ -73,6 +75,7 @@ class Rollout:
             finished=self.finished[index],
             logprobs=self.logprobs[index, :width],
             values=None if self.values is None else self.values[index, :width],
+            lower_hidden=None if self.lower_hidden is None else tuple(self.lower_hidden[row] for row in rows),
         )
 
     def shortest_first(self, rows: Iterable[int]) -> list[int]:
@@ -128,7 +131,10 @@ def evaluate(
     prompt_lengths = torch.tensor([len(prompt) for prompt in rollout.prompt_ids] or [1])
     is_response = real & (torch.arange(ids.shape[1]) >= prompt_lengths[:, None])
     ids, is_response = ids.to(model.device), is_response.to(model.device)
-    hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    if model.split is None or not rollout.lower_hidden:
+        hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    else:
+        hidden = model.split.upper(rollout.lower_hidden)
     before = hidden[:, :-1][is_response[:, 1:]]  # (N, H): the state from which each response token was drawn
     targets = ids[is_response]  # (N,)
     logprobs, entropy = _token_logprobs(model, before, targets, temperature, with_entropy)
@@ -153,6 +159,23 @@ def _token_logprobs(
         results = [checkpoint(of, part, wanted, use_reentrant=False) for part, wanted in pieces]
         chosen, entropy = (torch.cat(column) for column in zip(*results, strict=True))
     return chosen, entropy if with_entropy else None
+
+
+@torch.no_grad()
+def with_lower_hidden(model: PolicyModel, rollout: Rollout, batch_size: int) -> Rollout:
+    """The rollout with what the layers below the trained ones compute for it, where the model is split."""
+    if model.split is None:
+        return rollout
+    sequences = [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)]
+    lower: list[Tensor] = [torch.empty(0)] * len(rollout)
+    order = rollout.shortest_first(range(len(rollout)))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids, real = pad([sequences[row] for row in rows], 0, "right")
+        hidden = model.split.lower(ids.to(model.device))
+        for row, states, length in zip(rows, hidden, real.sum(dim=1).tolist(), strict=True):
+            lower[row] = states[:length].clone()
+    return dataclasses.replace(rollout, lower_hidden=tuple(lower))
 
 
 def scatter(flat: Tensor, mask: Tensor) -> Tensor:

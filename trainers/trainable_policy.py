@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, cast
@@ -31,6 +32,7 @@ from trainers.models import (
     without_deprecations,
 )
 from trainers.sharding import shard_base
+from trainers.split_trunk import split_below
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -109,7 +111,7 @@ def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy
     if has_start_adapter:
         cast(PeftModel, model).load_adapter(start, "reference", is_trainable=False)
     elif tuning == "lora":
-        model = _add_adapter(model, config.lora_rank, config.seed)
+        model = _add_adapter(model, config)
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model.requires_grad_(tuning == "full")
@@ -131,6 +133,8 @@ def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy
     policy.to(device)
     for frozen in policy._frozen_copy:
         frozen.to(device)
+    if tuning == "lora" and shards == 1:  # shards are gathered by running the whole trunk
+        policy.split = split_below(policy.trunk, _lowest_adapted_layer(policy))
     return policy.eval()  # eval: dropout would make the ratio of an unchanged policy differ from 1
 
 
@@ -159,13 +163,21 @@ def save_policy(
     tokenizer.save_pretrained(str(directory))
 
 
-def _add_adapter(model: nn.Module, rank: int, seed: int) -> PeftModel:
+def _lowest_adapted_layer(policy: PolicyModel) -> int:
+    names = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    found = [int(match[1]) for name in names if (match := re.search(r"\.layers\.(\d+)\..*lora", name))]
+    return min(found, default=0)
+
+
+def _add_adapter(model: nn.Module, config: PPOConfig) -> PeftModel:
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     if not (targets := [name for name in LORA_TARGETS if name in present]):
         raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
+    layers = range(cast(PreTrainedModel, model).config.num_hidden_layers)
     settings = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, lora_dropout=0.0, target_modules=targets,
+        layers_to_transform=list(layers[-config.trained_layers :]), task_type="CAUSAL_LM",
     )  # fmt: skip
     with without_deprecations(), torch.random.fork_rng():
-        torch.manual_seed(seed)  # half of an adapter starts at random
+        torch.manual_seed(config.seed)  # half of an adapter starts at random
         return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))
