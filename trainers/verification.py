@@ -26,6 +26,8 @@ LEAST_GAIN = 0.02
 """A better look has an objective higher by at least this, in deviations of the first scores."""
 OVER_OPTIMISATION_DROP = 0.1
 """Fall of the score over the last three looks, same unit, that counts while the training score rises."""
+SLOW_START = 2
+"""A run that has not gained anything yet is given this many times the patience."""
 SHORTEST_MEAN_LENGTH = 3.0
 """Answers with a shorter mean length, in tokens with EOS, have collapsed, unless they began like that."""
 
@@ -79,7 +81,8 @@ def stop_reason(looks: Sequence[Look], best_update: int, config: PPOConfig) -> S
     if _over_optimised(looks):
         return "over_optimisation"
     since_best = sum(look.update > best_update for look in looks)
-    return "converged" if since_best >= config.convergence_patience else None
+    patience = config.convergence_patience * (1 if best_update else SLOW_START)
+    return "converged" if since_best >= patience else None
 
 
 def _too_garbled(looks: Sequence[Look], config: PPOConfig) -> bool:

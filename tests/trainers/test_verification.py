@@ -40,6 +40,8 @@ CASES: list[tuple[StopReason | None, list[Look], int]] = [
     (None, [a_look(0)], 0),
     (None, [a_look(0), a_look(4, 1.0), a_look(8, 0.9), a_look(12, 0.8)], 4),
     ("converged", [a_look(0), a_look(4, 1.0), a_look(8, 0.9), a_look(12, 0.9), a_look(16, 1.0)], 4),
+    (None, [a_look(4 * number) for number in range(6)], 0),
+    ("converged", [a_look(4 * number) for number in range(7)], 0),
     ("garbled", [a_look(0), a_look(4, 1.0, garbled=0.11)], 0),
     (None, [a_look(0, garbled=0.5), a_look(4, 1.0, garbled=0.55)], 4),
     ("length_explosion", [a_look(0), a_look(4, 1.0, unfinished=0.2, length=120.0)], 0),
