@@ -155,7 +155,7 @@ def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Op
     rate = config.learning_rate
     if rate is None:
         parameters = sum(parameter.numel() for parameter in policy.causal_model.parameters())
-        if parameters < SMALL_MODEL_PARAMETERS:  # 8·2e-3 = 16·1e-3: the larger the rank, the smaller the step
+        if parameters < SMALL_MODEL_PARAMETERS:  # the larger the rank, the smaller the step
             rate = 1e-4 if policy.tuning == "full" else 0.016 / config.lora_rank
         else:
             rate = 1e-5 if policy.tuning == "full" else 2e-4
