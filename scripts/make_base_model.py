@@ -1,7 +1,8 @@
 """Train the embedded base model from scratch: `python -m scripts.make_base_model --out DIR`.
 
 The corpus beside this file becomes conversations (`scripts.base_model.samples`), these train a small Llama.
-The weights in `scripts/base_model/weights` came from this script; nobody needs to run it to use them.
+The weights in `scripts/base_model/weights` came from this script and from a second step after it,
+`scripts.base_model.plain_intents`; nobody needs to run either to use them.
 A GPU takes minutes, two CPU cores many hours. `python -m scripts.base_model.exam` examines the result.
 """
 

@@ -115,27 +115,29 @@ def draw(corpus: Corpus, rng: random.Random) -> Conversation:
     language = rng.choice(LANGUAGES)
     history: tuple[tuple[str, str], ...] = ()
     if rng.random() < SECOND_TURN_SHARE:
-        earlier = _turn(corpus, language, "brief", rng)
-        history = ((earlier[1], earlier[2]),)
+        history = (turn(corpus, rng.choice(corpus.intents), language, "brief", rng),)
+    intent = rng.choice(corpus.intents)
     if rng.random() < INSTRUCTED_SHARE:
         register = rng.choice(REGISTERS)
         system = corpus.common["instructions"][register][language]
     else:
         register = rng.choices(REGISTERS, BARE_MIX)[0]
         system = ""
-    intent, question, answer = _turn(corpus, language, register, rng)
-    return Conversation(intent, language, register, system, history, question, answer)
+    question, answer = turn(corpus, intent, language, register, rng)
+    return Conversation(intent.id, language, register, system, history, question, answer)
 
 
-def _turn(corpus: Corpus, language: Language, register: Register, rng: random.Random) -> tuple[str, str, str]:
-    intent = rng.choice(corpus.intents)
+def turn(
+    corpus: Corpus, intent: Intent, language: Language, register: Register, rng: random.Random
+) -> tuple[str, str]:
+    """A question of this intent and an answer to it in this register."""
     texts = intent.texts(language)
     words = {slot: _slot_word(corpus, slot, language, rng) for slot in intent.slots}
     question = fill(rng.choice(texts.ask), words)
     if rng.random() < 0.08:
         question += rng.choice(" ，。" if language == "zh" else " ") + fill(rng.choice(texts.ask), words)
     answer = fill(_answer(corpus, texts, language, register, rng), words)
-    return intent.id, _roughen(corpus, question, language, words, rng), answer
+    return _roughen(corpus, question, language, words, rng), answer
 
 
 def _slot_word(corpus: Corpus, slot: str, language: Language, rng: random.Random) -> str:

@@ -63,7 +63,7 @@ def test_shipped_weights_answer_new_questions_on_topic_and_copy_new_words() -> N
         return sum(hits) / len(hits)
 
     assert share([a.on_topic for a in answers]) >= 0.80
-    assert share([a.copied for a in copies]) >= 0.55  # 0.688 over all; a sample of 120 varies by 0.08
+    assert share([a.copied for a in copies]) >= 0.55  # 0.655 over all; a sample of 120 varies by 0.08
     assert share([a.finished for a in answers + copies]) >= 0.99
     assert share([a.garbled for a in answers + copies]) <= 0.02
-    assert share([a.verbose for a in answers]) >= 0.60
+    assert share([a.verbose for a in answers]) >= 0.55  # 0.676 over all
