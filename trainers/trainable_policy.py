@@ -124,12 +124,7 @@ def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy
     nn.init.zeros_(head.bias)
     policy = TrainablePolicy(model, head, tuning, has_start_adapter)
     if shards > 1:
-        if start and not has_start_adapter:
-            raise ModelError(
-                f"`start_policy` `{start}` holds full weights, which `shard_base` cannot write again;"
-                " name it as `base_model` instead"
-            )
-        shard_base(policy)
+        _shard(policy, start)
     policy.to(device)
     for frozen in policy._frozen_copy:
         frozen.to(device)
@@ -161,6 +156,15 @@ def save_policy(
     }
     save_file(head, directory / VALUE_HEAD_FILE)
     tokenizer.save_pretrained(str(directory))
+
+
+def _shard(policy: TrainablePolicy, start_policy: str) -> None:
+    if start_policy and not policy.has_start_adapter:
+        raise ModelError(
+            f"`start_policy` `{start_policy}` holds full weights, which `shard_base` cannot write again;"
+            " name it as `base_model` instead"
+        )
+    shard_base(policy)
 
 
 def _lowest_adapted_layer(policy: PolicyModel) -> int:
