@@ -73,7 +73,7 @@ def advise(measured: Measurements) -> list[Advice]:
 
 
 def _promote(m: Measurements) -> Advice | None:
-    if m.verdict.get("verdict") != "better" or m.promoted:
+    if m.verdict.get("verdict") != "better" or m.promoted or _garbled(m):
         return None
     rate, p_value = m.verdict["win_rate"], m.verdict["p_value"]
     p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
@@ -310,8 +310,8 @@ def _variants(m: Measurements) -> Advice | None:
 
 def _garbled(m: Measurements) -> Advice | None:
     garbled = m.compare.get("garbled_after")
-    if garbled is None or garbled <= GARBLED_SHARE:
-        return None
+    if garbled is None or garbled <= GARBLED_SHARE or garbled * m.compare["comparisons"] < 1.5:
+        return None  # a single answer may be chance
     return Advice(
         "garbled",
         f"新模型有 {garbled:.1%} 的回答是乱码或重复：不要启用它；提高 KL 系数后再训练。",

@@ -102,7 +102,18 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"compare": {"comparisons": 40}},
         "12",
     ),
-    ("garbled", {"compare": {"garbled_after": 0.05}}, {"compare": {"garbled_after": 0.02}}, "5.0%"),
+    (
+        "garbled",
+        {"compare": {"garbled_after": 0.05, "comparisons": 40}},
+        {"compare": {"garbled_after": 0.02, "comparisons": 100}},
+        "5.0%",
+    ),
+    (
+        "garbled",
+        {"compare": {"garbled_after": 0.05, "comparisons": 40}},
+        {"compare": {"garbled_after": 0.025, "comparisons": 40}},
+        "5.0%",
+    ),
     ("suspicious", {"rankings": 10, "suspicious": 3}, {"rankings": 10, "suspicious": 2}, "3"),
     ("few_prompts", {"prompts": 59}, {"prompts": 60}, "59"),
 ]
@@ -120,6 +131,12 @@ def test_rule_fires_at_its_number_and_shows_it(
     assert advice is not None
     assert number in advice.zh and number in advice.en
     assert find(wanted, {**fires, **silent}) is None
+
+
+def test_winner_with_broken_answers_is_not_to_be_promoted() -> None:
+    won = {"verdict": {"verdict": "better", "win_rate": 0.8, "p_value": 0.001}}
+    assert find("promote", won) is not None
+    assert find("promote", {**won, "compare": {"garbled_after": 0.05, "comparisons": 40}}) is None
 
 
 def test_nothing_measured_gives_no_advice() -> None:
