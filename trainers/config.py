@@ -117,6 +117,8 @@ class RewardConfig(StageConfig):
     """Step size of AdamW."""
     epochs: int | None = None
     """Passes over the rankings."""
+    ensemble: int = 1
+    """Score heads on the shared trunk; with 2 or more the score is their mean, and they can disagree."""
     gate_accuracy: float = 0.85
     """Held-out accuracy over pairs that the model must reach before PPO starts."""
     gate_margin: float = 0.10
@@ -137,6 +139,7 @@ class RewardConfig(StageConfig):
             "above 0",
         )
         _require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _require(1 <= self.ensemble <= 32, "ensemble", self.ensemble, "1 to 32")
         _require(self.lora_rank >= 1, "lora_rank", self.lora_rank, "at least 1")
 
 
@@ -198,6 +201,8 @@ class PPOConfig(StageConfig):
     """Taken from the standardised score of a response that did not end by itself."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    disagreement_penalty: float = 0.0
+    """Taken from a score for each unit of the reward model's heads' disagreement; needs `ensemble` heads."""
     standardise_scores: bool = True
     """Scores are standardised by running mean and deviation."""
     verify_every: int = 4
@@ -236,6 +241,8 @@ class PPOConfig(StageConfig):
         )
         for name in ("kl_coef", "trained_layers"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        penalty = self.disagreement_penalty
+        _require(penalty >= 0, "disagreement_penalty", penalty, "0 or more")
         _require(
             self.minibatch_size <= self.rollouts,
             "minibatch_size",

@@ -1,8 +1,9 @@
 """Loads and saves models: the only place that touches weights on disk.
 
 A `PolicyModel` is a causal language model with an optional value head on its trunk; a `RewardModel` gives one
-score to a token sequence. Both work on the trunk's hidden states, so that logits are computed only for the
-positions that need them. Only safetensors are read and no code that comes with a model is run.
+score to a token sequence, or one by each of its heads. Both work on the trunk's hidden states, so that logits
+are computed only for the positions that need them. Only safetensors are read and no code that comes with a
+model is run.
 Knows nothing of sampling, losses or run directories; what it loads goes to `trainers.sampling`,
 `trainers.reward` and `trainers.ppo`.
 """
@@ -17,6 +18,8 @@ from typing import Literal, cast
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -35,6 +38,8 @@ from trainers.split_trunk import SplitTrunk
 SMALL_MODEL_PARAMETERS = 50_000_000
 """Below this a model is tiny: full fine-tuning fits anywhere, and steps may be larger."""
 ADAPTER_FILE = "adapter_model.safetensors"
+HEAD_ZEROS_FILE = "head_zeros.safetensors"
+"""Of an ensemble of score heads: what is taken from each head's scores."""
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -90,21 +95,31 @@ class PolicyModel(nn.Module):
 
 
 class RewardModel(nn.Module):
-    """A language model's trunk with a head that scores the last real token."""
+    """A language model's trunk with heads that score the last real token; usually one head."""
 
     def __init__(self, classifier: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.classifier = classifier
         self.tokenizer = tokenizer
+        self.head_zeros: Tensor
+        self.register_buffer("head_zeros", torch.zeros(self.heads))
 
-    def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """One score a row, the same whatever the padding and its side. (B, T) -> (B,)"""
+    @property
+    def heads(self) -> int:
+        return cast(int, unwrap(self.classifier).config.num_labels)
+
+    def head_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Each head's score of each row, the same whatever the padding and its side. (B, T) -> (B, heads)"""
         hidden = _hidden(unwrap(self.classifier).base_model, input_ids, attention_mask)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = (attention_mask.long() * positions).argmax(dim=1)  # (B,)
         rows = torch.arange(len(last), device=last.device)
         head = cast(nn.Module, unwrap(self.classifier).score)
-        return cast(Tensor, head(hidden[rows, last])).float().squeeze(-1)
+        return cast(Tensor, head(hidden[rows, last])).float() - self.head_zeros
+
+    def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """One score a row, the mean of the heads'. (B, T) -> (B,)"""
+        return self.head_scores(input_ids, attention_mask).mean(dim=1)
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
@@ -160,7 +175,7 @@ def load_policy(base_model: str, directory: str = "") -> PolicyModel:
 
 
 def load_reward_model(base_model: str, directory: str) -> RewardModel:
-    """A reward model in eval mode: full weights, or an adapter with its score head on the base.
+    """A reward model in eval mode: full weights, or an adapter with its score heads on the base.
 
     Raises: ModelError: missing, damaged, unsafe or too large.
     """
@@ -169,14 +184,19 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
     is_adapter = (path / "adapter_config.json").is_file()
     source = local_directory(base_model if is_adapter else path)
     check_memory(load_config(source), source)
+    heads = _saved_heads(path)
     with readable(source):
         classifier = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            source, num_labels=heads, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     if is_adapter:
         classifier = _load_adapter(classifier, path)
     tokenizer = load_tokenizer(path if (path / "tokenizer_config.json").is_file() else base_model, "right")
-    return RewardModel(classifier, tokenizer).to(device).eval().requires_grad_(False)
+    reward = RewardModel(classifier, tokenizer)
+    if (path / HEAD_ZEROS_FILE).is_file():
+        with readable(path):
+            reward.load_state_dict({"head_zeros": load_file(path / HEAD_ZEROS_FILE)["zeros"]}, strict=False)
+    return reward.to(device).eval().requires_grad_(False)
 
 
 def resolve_tuning(config: PPOConfig | RewardConfig, parameter_count: int) -> Literal["full", "lora"]:
@@ -258,6 +278,17 @@ def load_language_model(base_model: str, directory: str, dtype: torch.dtype, sha
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     return _load_adapter(model, cast(Path, path)) if is_adapter else model
+
+
+def _saved_heads(path: Path) -> int:
+    """Score heads of a reward model's directory, by its weights; one where they hold none."""
+    with readable(path):
+        for file in sorted(path.glob("*.safetensors")):
+            with safe_open(file, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118
+                    if name.endswith("score.weight"):
+                        return int(weights.get_slice(name).get_shape()[0])
+    return 1
 
 
 def _load_adapter(model: nn.Module, path: Path) -> PeftModel:

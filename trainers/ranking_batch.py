@@ -7,6 +7,7 @@ training; `trainers.reward` makes the answers, `trainers.ranking_trainer` learns
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ class RankedAnswers:
     ranked."""
     ranking_weight: float = 1.0
     """Weight of each ranking: a prompt that three people ranked counts as much as one that one ranked."""
+    head_weights: tuple[float, ...] = (1.0,)
+    """Weight of the prompt for each score head."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ class Judgements:
     rejected: Tensor
     """(pairs,) long"""
     pair_weights: Tensor
-    """(pairs,)"""
+    """(pairs, heads)"""
     answers: Tensor
     """Rows of each ranking; shorter ones are filled up with any row. (rankings, K) long"""
     ranks: Tensor
     """Place of each, −1 where filled up or not ranked. (rankings, K) long"""
     ranking_weights: Tensor
-    """(rankings,)"""
+    """(rankings, heads)"""
 
     def to(self, device: torch.device) -> Judgements:
         return Judgements(**{name: tensor.to(device) for name, tensor in vars(self).items()})
@@ -73,27 +76,31 @@ def judgements_of(ranked: Sequence[RankedAnswers], places: Sequence[int] | None 
         ranked: at least one pair and one ranking in all.
         places: where each row stands after all rows were put into another order.
     """
-    pairs: list[tuple[int, int, float]] = []
-    rankings: list[tuple[list[int], tuple[int, ...], float]] = []
+    pairs: list[tuple[int, int]] = []
+    pair_weights: list[list[float]] = []
+    rankings: list[tuple[list[int], tuple[int, ...]]] = []
+    ranking_weights: list[list[float]] = []
     first = 0
     for own in ranked:
         rows = range(first, first + len(own.rows))
         at = [places[row] if places is not None else row for row in rows]
-        pairs += [(at[chosen], at[rejected], weight) for chosen, rejected, weight in own.pairs]
-        rankings += [(at, ranks, own.ranking_weight) for ranks in own.rankings]
+        pairs += [(at[chosen], at[rejected]) for chosen, rejected, _ in own.pairs]
+        pair_weights += [[weight * head for head in own.head_weights] for _, _, weight in own.pairs]
+        rankings += [(at, ranks) for ranks in own.rankings]
+        ranking_weights += [[own.ranking_weight * head for head in own.head_weights] for _ in own.rankings]
         first += len(own.rows)
-    answers = torch.zeros((len(rankings), max(len(at) for at, _, _ in rankings)), dtype=torch.long)
+    answers = torch.zeros((len(rankings), max(len(at) for at, _ in rankings)), dtype=torch.long)
     ranks = torch.full_like(answers, -1)
-    for index, (at, own_ranks, _) in enumerate(rankings):
+    for index, (at, own_ranks) in enumerate(rankings):
         answers[index, : len(at)] = torch.tensor(at)
         ranks[index, : len(at)] = torch.tensor(own_ranks)
     return Judgements(
-        chosen=torch.tensor([chosen for chosen, _, _ in pairs]),
-        rejected=torch.tensor([rejected for _, rejected, _ in pairs]),
-        pair_weights=torch.tensor([weight for _, _, weight in pairs]),
+        chosen=torch.tensor([chosen for chosen, _ in pairs]),
+        rejected=torch.tensor([rejected for _, rejected in pairs]),
+        pair_weights=torch.tensor(pair_weights),
         answers=answers,
         ranks=ranks,
-        ranking_weights=torch.tensor([weight for _, _, weight in rankings]),
+        ranking_weights=torch.tensor(ranking_weights),
     )
 
 
@@ -115,16 +122,43 @@ def ranking_batch(ranked: Sequence[RankedAnswers], pad_id: int, rows_per_pass: i
 
 
 def ranking_loss(scores: Tensor, judgements: Judgements, loss: RankingLoss) -> Tensor:
-    """Weighted mean loss over all pairs or all rankings. A scalar
+    """Weighted mean loss over all pairs or all rankings, and over the heads. A scalar
 
     Args:
-        scores: of each row. (rows,)
+        scores: of each row by each head. (rows, heads)
     """
     if loss == "listwise":
-        losses = plackett_luce_loss(scores[judgements.answers], judgements.ranks)
-        return _weighted_mean(losses, judgements.ranking_weights)
-    losses = bradley_terry_loss(scores[judgements.chosen], scores[judgements.rejected])
-    return _weighted_mean(losses, judgements.pair_weights)
+        ranked = scores[judgements.answers].movedim(-1, 0)  # (heads, rankings, K)
+        losses = plackett_luce_loss(ranked, judgements.ranks.expand_as(ranked)).T
+        weights = judgements.ranking_weights
+    else:
+        losses = bradley_terry_loss(scores[judgements.chosen], scores[judgements.rejected])
+        weights = judgements.pair_weights
+    return (losses * weights).sum() / weights.sum()
+
+
+def centring_loss(scores: Tensor, judgements: Judgements) -> Tensor:
+    """Mean (chosen + rejected)² over pairs and heads. A scalar
+
+    Preferences decide differences only: without it every head puts the zero of every prompt somewhere else,
+    and heads disagree about answers that all of them order alike.
+
+    Args:
+        scores: of each row by each head. (rows, heads)
+    Source: Eisenstein et al. 2023, arXiv:2312.09244, sec. 2.
+    """
+    return (scores[judgements.chosen] + scores[judgements.rejected]).square().mean()
+
+
+def bootstrap_weights(key: str, heads: int, seed: int) -> tuple[float, ...]:
+    """Each head's own weight of a prompt: every head learns as if from another sample of the prompts.
+
+    Exponential, a smooth bootstrap: no prompt is without weight. One head weighs all prompts alike.
+
+    Source: Rubin 1981, "The Bayesian bootstrap", doi:10.1214/aos/1176345338.
+    """
+    rng = random.Random(f"{seed}:{key}")
+    return tuple(rng.expovariate(1.0) for _ in range(heads)) if heads > 1 else (1.0,)
 
 
 def count_correct(margins: Tensor) -> float:
@@ -140,7 +174,3 @@ def split_by_length(rows: Sequence[Sequence[int]], most: int) -> list[list[Seque
             parts.append([])
         parts[-1].append(row)
     return parts
-
-
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum()

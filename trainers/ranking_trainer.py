@@ -31,12 +31,13 @@ from trainers.models import RewardModel
 from trainers.ranking_batch import (
     RankedAnswers,
     RankingBatch,
+    centring_loss,
     count_correct,
     judgements_of,
     ranking_batch,
     ranking_loss,
 )
-from trainers.reward_model import score_rows
+from trainers.reward_model import head_scores
 from trainers.run_dir import RunDir
 from trainers.stopping import Stopped, stop_requested
 
@@ -44,6 +45,8 @@ LOG_EVERY = 2
 """Optimiser steps between two points of the training curve."""
 CHECKPOINT_SECONDS = 10.0
 """Seconds between two checkpoints."""
+CENTRING_COEF = 0.01
+"""Weight of `centring_loss`, for an ensemble only; the loss that is shown is without it."""
 _WATCH_FILE = "watch.json"
 _BEST_FILE = "best.safetensors"
 
@@ -127,7 +130,8 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
         metrics: Metrics,
         watch: Watch,
     ) -> None:
-        pad_id = _pad_id(reward)
+        pad_id, heads = _pad_id(reward), reward.heads
+        reward.classifier.config.num_labels = 1  # type: ignore[union-attr]  # TRL takes no other
         super().__init__(
             model=reward.classifier,
             args=_arguments(schedule, run_dir),
@@ -138,6 +142,7 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
             processing_class=reward.tokenizer,
             callbacks=[_EveryStep(self)],
         )
+        self.model.config.num_labels = heads
         self.model.config.pad_token_id = pad_id
         self.reward, self.verification, self.schedule = reward, verification, schedule
         self.run_dir, self.curve, self.watch = run_dir, metrics, watch
@@ -148,18 +153,21 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean loss of the batch, from one score an answer."""
+        """Mean loss of the batch, from one forward pass over each answer."""
         batch: RankingBatch = inputs["batch"]
         device = self.args.device
         passes = [
             model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
             for ids, mask in batch.passes
         ]
-        scores = torch.cat(passes).squeeze(-1).float()  # (answers,)
+        scores = torch.cat(passes).float()  # (answers, heads)
         judgements = batch.judgements.to(device)
         loss = ranking_loss(scores, judgements, self.schedule.loss)
-        margins = scores[judgements.chosen] - scores[judgements.rejected]  # (pairs,)
+        means = scores.mean(dim=1)
+        margins = means[judgements.chosen] - means[judgements.rejected]  # (pairs,)
         self._remember(loss.detach(), margins.detach())
+        if scores.shape[1] > 1:
+            loss = loss + CENTRING_COEF * centring_loss(scores, judgements)
         return (loss, scores) if return_outputs else loss
 
     def look_at_verification(self) -> None:
@@ -266,10 +274,10 @@ def heldout_loss(
 ) -> tuple[float, float]:
     """(loss, accuracy over pairs) of all prompts together: no mean of batch means."""
     rows = [row for answers in ranked for row in answers.rows]
-    scores = torch.tensor(score_rows(reward, rows, schedule.rows_per_pass))
+    scores = head_scores(reward, rows, schedule.rows_per_pass).mean(dim=1)
     judgements = judgements_of(ranked)
     margins = scores[judgements.chosen] - scores[judgements.rejected]
-    loss = ranking_loss(scores, judgements, schedule.loss)
+    loss = ranking_loss(scores[:, None], judgements, schedule.loss)
     return float(loss), count_correct(margins) / len(margins)
 
 

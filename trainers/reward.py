@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +24,11 @@ from trainers.manifest import verify_manifest
 from trainers.model_files import load_config
 from trainers.models import encode_conversations, load_reward_model
 from trainers.preferences import derive_preferences, require_enough
-from trainers.ranking_batch import RankedAnswers
+from trainers.ranking_batch import RankedAnswers, bootstrap_weights
 from trainers.ranking_trainer import Schedule, train_on_rankings
 from trainers.records import Candidates, Preference, Ranking, Record, Response, Split, read_jsonl, write_jsonl
 from trainers.reward_gate import judge
-from trainers.reward_model import new_reward_model, save_reward_model, score_rows
+from trainers.reward_model import centre_heads, disagreement, head_scores, new_reward_model, save_reward_model
 from trainers.run_dir import RunDir
 
 MIN_VERIFICATION_PAIRS = 10
@@ -69,6 +69,8 @@ class Score(Record):
 
     response_id: str
     score: float
+    disagreement: float | None = None
+    """Standard deviation of the heads' scores; `None` with one head."""
 
 
 def run(config: RewardConfig, run_dir: RunDir) -> dict[str, Any]:
@@ -97,10 +99,11 @@ def run(config: RewardConfig, run_dir: RunDir) -> dict[str, Any]:
 
     # 3. Score every candidate with the model as it is on disk.
     scores = score_candidates(config, run_dir.model_dir, candidates)
-    write_jsonl(run_dir.output("scores.jsonl"), [Score(key, value) for key, value in scores.items()])
+    write_jsonl(run_dir.output("scores.jsonl"), scores)
 
     # 4. Hold it against the gate.
-    result = judge(config, counts, candidates, rankings, preferences, scores)
+    by_id = {score.response_id: score.score for score in scores}
+    result = judge(config, counts, candidates, rankings, preferences, by_id)
     return {**result, "chosen": chosen, "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -113,20 +116,26 @@ def train(
 ) -> dict[str, Any]:
     """Train the reward model and save it.
 
-    Returns: what was chosen: tuning, loss, learning_rate, epochs, prompts_per_step, patience, steps,
-        steps_total, best_step, resumed.
+    Returns: what was chosen: tuning, ensemble, the schedule, steps, steps_total, best_step, resumed.
     """
     reward, tuning = new_reward_model(config)
     by_split: dict[Split, list[RankedAnswers]] = defaultdict(list)
     for own in _by_prompt(candidates, rankings, preferences):
         by_split[own.candidates.prompt.split].append(own.encoded(reward, config))
+    learnt_from = [
+        replace(answers, head_weights=bootstrap_weights(str(number), config.ensemble, config.seed))
+        for number, answers in enumerate(by_split["train"])
+    ]
     verification = by_split["verification"]
     if sum(len(answers.pairs) for answers in verification) < MIN_VERIFICATION_PAIRS:
         verification = []
     width = load_config(config.base_model).hidden_size
-    schedule = choose_schedule(config, tuning, len(by_split["train"]), width)
-    outcome = train_on_rankings(reward, by_split["train"], verification, schedule, run_dir)
-    chosen = {"tuning": tuning, **asdict(schedule), **outcome}
+    schedule = choose_schedule(config, tuning, len(learnt_from), width)
+    outcome = train_on_rankings(reward, learnt_from, verification, schedule, run_dir)
+    if config.ensemble > 1:
+        learnt_rows = [row for answers in learnt_from for row in answers.rows]
+        centre_heads(reward, learnt_rows, config.batch_size)
+    chosen = {"tuning": tuning, "ensemble": config.ensemble, **asdict(schedule), **outcome}
     if tuning == "lora":
         chosen["lora_rank"] = config.lora_rank
     lineage = {
@@ -162,10 +171,8 @@ def choose_schedule(
     )
 
 
-def score_candidates(
-    config: RewardConfig, model_dir: Path, candidates: Iterable[Candidates]
-) -> dict[str, float]:
-    """Response id -> score, by the reward model of a directory."""
+def score_candidates(config: RewardConfig, model_dir: Path, candidates: Iterable[Candidates]) -> list[Score]:
+    """The scores of all answers, by the reward model of a directory."""
     reward = load_reward_model(config.base_model, str(model_dir))
     asked = [(c.prompt, response) for c in candidates for response in c.responses]
     rows = encode_conversations(
@@ -175,8 +182,10 @@ def score_candidates(
         config.max_prompt_tokens,
         config.max_response_tokens,
     )
-    scores = score_rows(reward, rows, config.batch_size)
-    return {response.id: score for (_, response), score in zip(asked, scores, strict=True)}
+    by_head = head_scores(reward, rows, config.batch_size)
+    scores = by_head.mean(dim=1).tolist()
+    apart = disagreement(by_head).tolist() if reward.heads > 1 else [None] * len(scores)
+    return [Score(response.id, *found) for (_, response), *found in zip(asked, scores, apart, strict=True)]
 
 
 @dataclass(frozen=True)

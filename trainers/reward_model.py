@@ -13,7 +13,8 @@ from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -21,6 +22,7 @@ from trainers.config import RewardConfig
 from trainers.errors import ModelError
 from trainers.model_files import check_memory, load_config, local_directory, readable
 from trainers.models import (
+    HEAD_ZEROS_FILE,
     LORA_TARGETS,
     RewardModel,
     count_parameters,
@@ -32,9 +34,11 @@ from trainers.models import (
 
 
 def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full", "lora"]]:
-    """The base model with a score head, ready to be trained, and how it will be tuned.
+    """The base model with its score heads, ready to be trained, and how it will be tuned.
 
-    The head starts at zero: before it has learnt anything every answer scores the same.
+    A single head starts at zero: before it has learnt anything every answer scores the same. Heads of an
+    ensemble start at random, each with scores of about unit variance: what the rankings do not decide, they
+    go on seeing differently.
 
     Raises: ModelError: the base model is missing, damaged, unsafe or too large.
     """
@@ -47,9 +51,12 @@ def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full",
     torch.manual_seed(config.seed)
     with readable(source), _without_report_of_new_head():
         classifier = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            source, num_labels=config.ensemble, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-    nn.init.zeros_(classifier.score.weight)
+    if config.ensemble > 1:
+        nn.init.normal_(classifier.score.weight, std=classifier.score.in_features**-0.5)
+    else:
+        nn.init.zeros_(classifier.score.weight)
     if tuning == "lora":
         classifier = _with_adapter(classifier, config.lora_rank)
     tokenizer = load_tokenizer(source, "right")
@@ -57,19 +64,21 @@ def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full",
 
 
 def save_reward_model(reward: RewardModel, directory: Path) -> None:
-    """Write full weights, or adapter and score head, and the tokenizer into an existing directory."""
+    """Write full weights, or adapter and score heads, the heads' zeros and the tokenizer into a directory."""
     model = reward.classifier
     if isinstance(model, PeftModel):
         model.save_pretrained(str(directory), safe_serialization=True)
         (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
     else:
         cast(PreTrainedModel, model).save_pretrained(directory)
+    if reward.heads > 1:
+        save_file({"zeros": reward.head_zeros.cpu()}, directory / HEAD_ZEROS_FILE)
     reward.tokenizer.save_pretrained(str(directory))
 
 
 @torch.no_grad()
-def score_rows(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: int) -> list[float]:
-    """One score for each row of token ids, in their order; batches are sorted by length.
+def head_scores(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: int) -> Tensor:
+    """Each head's score of each row of token ids, in their order; batches are sorted by length. (rows, heads)
 
     Args:
         rows: prompt, response and end token, from `trainers.models.encode_conversations`.
@@ -77,13 +86,34 @@ def score_rows(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: i
     """
     device = next(reward.parameters()).device
     by_length = sorted(range(len(rows)), key=lambda index: (len(rows[index]), tuple(rows[index])))
-    scores = [0.0] * len(rows)
+    scores = torch.zeros(len(rows), reward.heads)
     for start in range(0, len(rows), batch_size):
         batch = by_length[start : start + batch_size]
         ids, mask = pad([rows[index] for index in batch], 0, "right")
-        for index, score in zip(batch, reward.score(ids.to(device), mask.to(device)).tolist(), strict=True):
-            scores[index] = score
+        scores[batch] = reward.head_scores(ids.to(device), mask.to(device)).cpu()
     return scores
+
+
+def centre_heads(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: int) -> None:
+    """Put the zero of every head where its mean score of these rows is.
+
+    Preferences decide differences only, so each head's zero is arbitrary; without a common one the heads
+    would disagree by the same amount about everything.
+    """
+    reward.head_zeros += head_scores(reward, rows, batch_size).mean(dim=0).to(reward.head_zeros.device)
+
+
+def score_rows(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: int) -> list[float]:
+    """One score for each row: the mean of the heads'. See `head_scores`."""
+    return cast(list[float], head_scores(reward, rows, batch_size).mean(dim=1).tolist())
+
+
+def disagreement(scores: Tensor) -> Tensor:
+    """Standard deviation of the heads' scores of each row. (rows, heads) -> (rows,)
+
+    Source: Coste et al. 2024, arXiv:2310.02743; heads on one trunk: Zhang et al. 2024, arXiv:2401.16635.
+    """
+    return scores.std(dim=1)
 
 
 def _with_adapter(classifier: PreTrainedModel, rank: int) -> PeftModel:
@@ -92,7 +122,7 @@ def _with_adapter(classifier: PreTrainedModel, rank: int) -> PeftModel:
         raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
     settings = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="SEQ_CLS"
-    )  # SEQ_CLS trains and saves the score head as well
+    )  # SEQ_CLS trains and saves the score heads as well
     return cast(PeftModel, get_peft_model(classifier, settings))
 
 

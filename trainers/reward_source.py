@@ -17,7 +17,7 @@ from trainers.config import PPOConfig
 from trainers.errors import ConfigError, DataError
 from trainers.models import encode_conversations, load_reward_model
 from trainers.records import Prompt
-from trainers.reward_model import score_rows
+from trainers.reward_model import disagreement, head_scores
 
 RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 """`(prompts, responses) -> one score a response`; higher is better."""
@@ -26,20 +26,29 @@ RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 def load_reward(config: PPOConfig) -> RewardFunction:
     """The reward that the configuration names.
 
+    With `disagreement_penalty` β the score of a response is the mean of the heads' scores less β times their
+    standard deviation: what only some heads like counts less.
+
     Raises:
-        ConfigError: `module:function` cannot be imported.
+        ConfigError: `module:function` cannot be imported, or a penalty is set where nothing can disagree.
         ModelError: the directory holds no reward model.
+    Source: Coste et al. 2024, arXiv:2310.02743, with the deviation in place of the variance.
     """
+    penalty = config.disagreement_penalty
     module, colon, function = config.reward_model.partition(":")
     if colon and module.replace(".", "").isidentifier() and function.isidentifier():
+        _require_heads(penalty, 1, config.reward_model)
         return _imported(module, function)
     model = load_reward_model(config.base_model, config.reward_model)
+    _require_heads(penalty, model.heads, config.reward_model)
 
     def score(prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[float]:
         rows = encode_conversations(
             model.tokenizer, prompts, responses, config.max_prompt_tokens, config.max_response_tokens
         )
-        return score_rows(model, rows, config.batch_size)
+        scores = head_scores(model, rows, config.batch_size)
+        means = scores.mean(dim=1)
+        return (means - penalty * disagreement(scores) if penalty else means).tolist()
 
     return score
 
@@ -59,6 +68,14 @@ def score(reward: RewardFunction, prompts: Sequence[Prompt], responses: Sequence
             f"the reward gave {broken} of {len(scores)} scores that are no finite number; mend it"
         )
     return torch.tensor(scores, dtype=torch.float32)
+
+
+def _require_heads(penalty: float, heads: int, name: str) -> None:
+    if penalty and heads < 2:
+        raise ConfigError(
+            f"`disagreement_penalty` is `{penalty}`, but `{name}` gives one score without a second opinion; "
+            "train the reward model with `ensemble` of 2 or more, or set the penalty to 0"
+        )
 
 
 def _imported(module: str, function: str) -> RewardFunction:

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -138,7 +140,8 @@ def test_every_candidate_has_a_score_and_a_reloaded_model_gives_the_same(
     candidates = some_candidates()
     scores = scores_in(run_dir)
     assert set(scores) == {response.id for c in candidates for response in c.responses}
-    assert score_candidates(config(), run_dir.model_dir, candidates) == scores
+    again = score_candidates(config(), run_dir.model_dir, candidates)
+    assert {score.response_id: score.score for score in again} == scores
 
 
 def test_model_is_complete_and_says_where_it_comes_from(trained: tuple[RunDir, dict[str, Any]]) -> None:
@@ -201,6 +204,17 @@ def test_killed_run_goes_on_to_the_same_result(
     assert metrics_in(run_dir) == metrics_in(trained[0])
 
 
+def test_killed_ensemble_goes_on_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    settings = config(ensemble=2, epochs=1, loss="listwise")
+    whole, killed = a_run(tmp_path / "whole"), a_run(tmp_path / "killed")
+    run(settings, whole)
+    killed_at(3, killed, settings, monkeypatch)
+    run(settings, killed)
+    assert scores_in(killed) == scores_in(whole)
+
+
 def test_damaged_checkpoint_is_skipped_for_the_one_before(
     tmp_path: Path, trained: tuple[RunDir, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +259,8 @@ def test_lora_learns_and_a_reloaded_adapter_scores_the_same(tmp_path: Path) -> N
     assert (result["chosen"]["tuning"], result["chosen"]["lora_rank"]) == ("lora", 4)
     assert result["accuracy"] > 0.8
     assert (run_dir.model_dir / "adapter_model.safetensors").is_file()
-    assert score_candidates(settings, run_dir.model_dir, some_candidates()) == scores_in(run_dir)
+    again = score_candidates(settings, run_dir.model_dir, some_candidates())
+    assert {score.response_id: score.score for score in again} == scores_in(run_dir)
 
 
 def test_whole_rankings_can_be_learned_from(tmp_path: Path) -> None:
@@ -278,17 +293,18 @@ from trainers.reward import score_candidates
 run_dir = Path(sys.argv[1])
 candidates = read_jsonl(run_dir / "input" / "candidates.jsonl", Candidates)
 settings = RewardConfig.from_json(json.loads(sys.argv[2]))
-print(json.dumps(score_candidates(settings, run_dir / "model", candidates)))
+print(json.dumps([score.to_json() for score in score_candidates(settings, run_dir / "model", candidates)]))
 """
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_scores_are_the_same_after_a_restart(tmp_path: Path, tuning: str) -> None:
+@pytest.mark.parametrize(("tuning", "ensemble"), [("full", 1), ("lora", 1), ("full", 3), ("lora", 3)])
+def test_scores_are_the_same_after_a_restart(tmp_path: Path, tuning: str, ensemble: int) -> None:
     run_dir = a_run(tmp_path)
-    settings = config(tuning=tuning, epochs=1, threads=1)
+    settings = config(tuning=tuning, ensemble=ensemble, epochs=1, threads=1)
     run(settings, run_dir)
-    scores = scores_in(run_dir)
-    assert len(set(scores.values())) > 3  # the head has learnt something to lose
+    scores = [score.to_json() for score in read_jsonl(run_dir.output("scores.jsonl"), Score)]
+    assert len({score["score"] for score in scores}) > 3  # the heads have learnt something to lose
+    assert all((score["disagreement"] is None) == (ensemble == 1) for score in scores)
     done = subprocess.run(
         [sys.executable, "-c", FRESH_PROCESS, str(tmp_path), json.dumps(settings.to_json())],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -297,6 +313,29 @@ def test_scores_are_the_same_after_a_restart(tmp_path: Path, tuning: str) -> Non
         check=True,
     )
     assert json.loads(done.stdout) == scores
+
+
+def test_an_ensemble_learns_and_disagrees_more_about_nonsense(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path)
+    settings = config(ensemble=4, seed=1)
+    result = run(settings, run_dir)
+    assert result["accuracy"] >= 0.9
+    assert result["chosen"]["ensemble"] == 4
+    rng = random.Random(0)
+    heldout = [entry for entry in some_candidates() if entry.prompt.split != "train"]
+    nonsense = [
+        replace(entry, responses=tuple(replace(r, text=random_letters(rng)) for r in entry.responses))
+        for entry in heldout
+    ]
+    real, odd = (
+        fmean(score.disagreement or 0.0 for score in score_candidates(settings, run_dir.model_dir, answers))
+        for answers in (heldout, nonsense)
+    )
+    assert odd > 1.5 * real
+
+
+def random_letters(rng: random.Random) -> str:
+    return "".join(rng.choice("qxzjkvbfp ") for _ in range(40))
 
 
 def test_several_annotators_give_agreement_and_a_ceiling(tmp_path: Path) -> None:
