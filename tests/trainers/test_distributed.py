@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from tests.tiny_models import SENTENCES, tiny_model_dir
 from trainers import stopping
@@ -124,26 +125,37 @@ def work(out: Path, base_model: str) -> None:
         failing = {"error": DataError("from one process"), "bug": ZeroDivisionError("from one process")}
         for name, error in failing.items():
             reward = at_call(2, lambda error=error: fail(error)) if group.rank == 1 else vowel_share
-            seen[name] = train(a_config(base_model), own / name, reward)
+            seen[name] = end_of_training(a_config(base_model), own / name, reward)
         told = at_call(2, lambda: os.kill(os.getpid(), signal.SIGTERM)) if group.rank == 1 else vowel_share
-        seen["stopped"] = train(a_config(base_model), own / "stopped", told)
+        seen["stopped"] = end_of_training(a_config(base_model), own / "stopped", told)
     torch.save(seen, out / f"rank{group.rank}.pt")
 
 
 def sharded_base(directory: Path, base_model: str) -> dict[str, Any]:
-    """What a process holds of the layers' base weights after it has used them."""
+    """How many base weights there are, and a process holds: at rest, and while the last layer computes."""
     trainer, _ = start(a_config(base_model, shard_base=True), RunDir(directory), vowel_share)
+    layers: Any = trainer.policy.trunk.get_submodule("layers")
+    base = [parameter for name, parameter in layers.named_parameters() if "lora_" not in name]
+    seen = {"whole": sum(p.numel() for p in base), "kept": sum(p.to_local().numel() for p in base)}
+
+    def held(*_: Any) -> None:
+        weights = [p for name, p in layers.named_parameters() if "lora_" not in name]
+        seen["held"] = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in weights)
+
     with trainer.metrics:
+        layers[-1].mlp.register_forward_hook(held)
         experience = collect(trainer, TrainingState(kl_coef=0.1, update=1), PROMPTS)
         backward(trainer, experience, list(range(len(PROMPTS))))
-    layers = trainer.policy.trunk.get_submodule("layers").named_parameters()
-    base = [parameter for name, parameter in layers if "lora_" not in name]
-    return {"kept": sum(p.to_local().numel() for p in base), "whole": sum(p.numel() for p in base)}
+    return seen
 
 
 def train(config: PPOConfig, directory: Path, reward: Any) -> dict[str, Any]:
+    return train_ppo(config, RunDir(directory), PROMPTS, PROMPTS[:2], reward)
+
+
+def end_of_training(config: PPOConfig, directory: Path, reward: Any) -> dict[str, Any]:
     try:
-        return train_ppo(config, RunDir(directory), PROMPTS, PROMPTS[:2], reward)
+        return train(config, directory, reward)
     except (TrainerError, ZeroDivisionError, stopping.Stopped) as error:
         return {"raised": type(error).__name__, "message": str(error)}
 
@@ -173,7 +185,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(Killed):
         config = a_config(tiny_model_dir())
         reward = at_call(5, lambda: fail(Killed()))  # in the third update
-        train_ppo(config, RunDir(directory / "killed"), PROMPTS, PROMPTS[:2], reward)
+        train(config, directory / "killed", reward)
     ended = torchrun("tests.trainers.test_distributed", str(directory), str(tiny_model_dir()))
     assert ended.returncode == 0, ended.stderr
     return directory
@@ -185,9 +197,7 @@ def seen(out: Path) -> list[dict[str, Any]]:
 
 
 def alone(directory: Path, **changes: Any) -> dict[str, Any]:
-    return train_ppo(
-        a_config(tiny_model_dir(), **changes), RunDir(directory), PROMPTS, PROMPTS[:2], vowel_share
-    )
+    return train(a_config(tiny_model_dir(), **changes), directory, vowel_share)
 
 
 def assert_same_run(run_dir: Path, result: dict[str, Any], other_dir: Path, other: dict[str, Any]) -> None:
@@ -252,8 +262,12 @@ def test_run_on_a_sharded_base_is_that_of_one_process(
     assert all(torch.allclose(models[0][name], models[1][name], atol=1e-5) for name in models[1])
 
 
-def test_each_process_keeps_its_part_of_a_sharded_base(seen: list[dict[str, Any]]) -> None:
-    assert [ranks["base"]["kept"] for ranks in seen] == [seen[0]["base"]["whole"] // 2] * 2
+def test_each_process_keeps_its_part_of_a_sharded_base_and_puts_one_layer_together(
+    seen: list[dict[str, Any]],
+) -> None:
+    for base in (ranks["base"] for ranks in seen):
+        assert base["kept"] == base["whole"] // 2
+        assert base["held"] == base["whole"] // 2 + base["whole"] // 4  # the model has two layers
 
 
 def test_full_weights_are_not_sharded() -> None:
