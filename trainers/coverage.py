@@ -34,8 +34,8 @@ the smallest of ten to twenty clusters has half of the mean, rarely less than a 
 FEWEST_LEARNED = 20
 """With fewer prompts learned from, what is far cannot be told from what is usual."""
 FAR_QUANTILE = 0.05
-"""An unseen prompt is far if its nearest learned prompt is less like it than this share of the learned
-prompts have it among themselves."""
+"""An unseen prompt is far if it is less like its nearest learned prompt than all but this share of the
+learned prompts are like theirs."""
 MOST_FAR = 20
 """Far prompts that are named."""
 

@@ -1,6 +1,6 @@
 """What a measure is made of: jobs to run, inputs that they work on, rows from what they found.
 
-Standard library only. Each module of `measures/` holds one or more `Measure`s; `runner` carries them out.
+Each module of `measures/` holds one or more `Measure`s; `runner` carries them out.
 """
 
 from __future__ import annotations

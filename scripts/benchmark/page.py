@@ -131,7 +131,7 @@ def _bar(row: Row) -> plots.Bar | None:
 
 def _panels(results: Results) -> list[tuple[str, list[plots.Curve]]]:
     panels = []
-    for figure, (name, _) in growth.NAMES.items():
+    for figure, name in growth.NAMES.items():
         curves = []
         for axis in growth.AXES:
             found = {

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+RatioOf = Literal["peer / ours", "ours / peer"]
+
 
 class BenchmarkError(Exception):
     """A measurement cannot be made or trusted; the message says what to do."""
@@ -125,7 +127,7 @@ def compare(
     *,
     what: str,
     unit: str,
-    ratio: Literal["peer / ours", "ours / peer"],
+    ratio: RatioOf,
     goal: Goal | None = None,
     scale: float = 1.0,
     note: str = "",
@@ -141,8 +143,8 @@ def compare(
     if not ours:
         raise BenchmarkError(f"no run of `{sides[0]}` on `{case}` has `{figure}`; measure again")
 
-    def divide(mine: float, theirs: float) -> float:
-        return theirs / mine if ratio == "peer / ours" else mine / theirs
+    def divide(ours: float, peer: float) -> float:
+        return peer / ours if ratio == "peer / ours" else ours / peer
 
     row = Row(
         what, unit, Spread.of([value * scale for value in ours.values()]), sides[1], goal=goal, note=note

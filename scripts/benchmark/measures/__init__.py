@@ -1,4 +1,4 @@
-"""What can be measured: one module a subject, each with its `Measure`s. Standard library only."""
+"""What can be measured: one module a subject, each with its `Measure`s. Imports no torch."""
 
 from __future__ import annotations
 

@@ -8,7 +8,17 @@ from typing import Any
 
 from scripts.benchmark.measure import OURS, Input, Job, Measure, Scale
 from scripts.benchmark.measures.ppo_update import LORA, WORK, update_options
-from scripts.benchmark.results import Goal, Row, Run, Spread, by_case, compare, figures, require_equal_work
+from scripts.benchmark.results import (
+    Goal,
+    RatioOf,
+    Row,
+    Run,
+    Spread,
+    by_case,
+    compare,
+    figures,
+    require_equal_work,
+)
 from scripts.benchmark.runner import has_cuda
 
 PEER = LORA[1]
@@ -92,7 +102,7 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
 def _compared(
     runs: Sequence[Run], case: str, figure: str, what: str, unit: str, goal: Goal | None = None
 ) -> Row:
-    ratio: Any = "peer / ours" if figure == "seconds" else "ours / peer"
+    ratio: RatioOf = "peer / ours" if figure == "seconds" else "ours / peer"
     row = compare(runs, case, (OURS, PEER), figure, what=what, unit=unit, ratio=ratio, goal=goal)
     return (
         replace(row, note="the peer ran out of memory") if figures(runs, case, PEER, "out_of_memory") else row

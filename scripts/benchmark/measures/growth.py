@@ -12,8 +12,8 @@ from scripts.benchmark.results import Goal, Row, Run, Spread, figures
 
 FACTORS = (1, 4, 16)
 AXES = ("prompts", "response length", "model size")
-NAMES = {"seconds": ("time", "CPU s"), "memory_growth_mib": ("memory", "MiB")}
-"""Figure -> what it is, and its unit."""
+NAMES = {"seconds": "time", "memory_growth_mib": "memory"}
+"""Figure -> what it is."""
 LINEAR = Goal("at most", 1.0)
 
 
@@ -62,7 +62,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 def _rows(runs: Sequence[Run]) -> list[Row]:
     rows = []
-    for figure, (name, _) in NAMES.items():
+    for figure, name in NAMES.items():
         for axis in AXES:
             if found := slopes(runs, axis, figure):
                 rows.append(Row(f"growth of {name} with {axis}", "slope", Spread.of(found), goal=LINEAR))

@@ -20,7 +20,7 @@ from trainers.models import encode_conversations, load_tokenizer, pad
 from trainers.preferences import derive_preferences, split_preferences
 from trainers.records import Candidates, Preference, Ranking, read_jsonl
 
-LOOKS = 2
+LOOKS = 3
 """The mean accuracy of this many looks decides."""
 ROWS_AT_ONCE = 32
 _PAD_ID = 0
