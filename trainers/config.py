@@ -166,7 +166,7 @@ class PPOConfig(StageConfig):
     shard_base: bool = False
     """Spread the frozen base over torchrun's processes: slower, for one that fits on no single GPU."""
     learning_rate: float | None = None
-    """Step size for the policy; `None`: LoRA 2e-4, full 1e-5; below 50M parameters 0.016 / rank and 1e-4."""
+    """Step size for the policy; `None`: LoRA 2e-4, full 1e-5; below 50M parameters 0.008 / rank and 1e-4."""
     value_learning_rate_factor: float = 10.0
     """The value head's step size as a multiple of the policy's."""
     lora_rank: int = 8
@@ -187,7 +187,7 @@ class PPOConfig(StageConfig):
     """GAE's λ."""
     temperature: float = 1.0
     """Sampling temperature; also divides the logits of policy and reference."""
-    kl_coef: float = 0.2
+    kl_coef: float = 0.1
     """Weight of the per-token KL penalty: what a nat costs, in deviations of the score."""
     kl_target: float | None = None
     """Target of the adaptive KL controller in nats a response; `None` keeps `kl_coef` fixed."""

@@ -156,7 +156,7 @@ def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Op
     if rate is None:
         parameters = sum(parameter.numel() for parameter in policy.causal_model.parameters())
         if parameters < SMALL_MODEL_PARAMETERS:  # the larger the rank, the smaller the step
-            rate = 1e-4 if policy.tuning == "full" else 0.016 / config.lora_rank
+            rate = 1e-4 if policy.tuning == "full" else 0.008 / config.lora_rank
         else:
             rate = 1e-5 if policy.tuning == "full" else 2e-4
     head = [parameter for name, parameter in policy.named_parameters() if name.startswith("value_head")]
