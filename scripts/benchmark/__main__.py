@@ -1,8 +1,8 @@
 """Compare the project's trainers with the libraries that do the same.
 
 Each run is a process of its own at one thread; what counts is its CPU time. Peer and ours run in turn, once a
-seed. A peer's virtual environment is made when it is first needed. A full measurement takes hours and wants a
-machine that does nothing else.
+seed. A peer's virtual environment is made when it is first needed. A full measurement takes about an hour and
+wants a machine that does nothing else.
 """
 
 from __future__ import annotations
