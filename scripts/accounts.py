@@ -5,9 +5,13 @@ Used for the demo's simulated team and for the link that `make up` shows. Knows 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import httpx
+
+ATTEMPTS = 3
+"""Label Studio on SQLite refuses now and then, while another request writes."""
 
 
 class AccountError(Exception):
@@ -46,14 +50,20 @@ def sign_up(invitation_link: str, email: str, password: str) -> Account:
     """
     url = httpx.URL(invitation_link)
     with httpx.Client(base_url=url.copy_with(raw_path=b"/"), timeout=30) as browser:
-        if not _post_form(browser, invitation_link, email, password) and not _post_form(
-            browser, "/user/login/", email, password
-        ):
+        if not _let_in(browser, invitation_link, email, password):
             raise AccountError(f"Label Studio does not sign up or log in `{email}`")
         answer = browser.get("/api/current-user/token")
         if answer.status_code != 200:
             raise AccountError(f"Label Studio gives `{email}` no access token: status {answer.status_code}")
         return Account(email, password, str(answer.json()["token"]))
+
+
+def _let_in(browser: httpx.Client, invitation_link: str, email: str, password: str) -> bool:
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt)
+        if any(_post_form(browser, page, email, password) for page in (invitation_link, "/user/login/")):
+            return True
+    return False
 
 
 def _post_form(browser: httpx.Client, page: str, email: str, password: str) -> bool:
