@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +125,9 @@ class _Maker:
             self.inputs.mkdir(parents=True, exist_ok=True)
             unfinished = Path(tempfile.mkdtemp(prefix=f"{wanted.name}-unfinished-", dir=self.inputs))
             log = LOGS / f"make-{directory.name}.log"
-            self.run(wanted.program, {**options, "out": str(unfinished)}, python_of("project"), log)
-            unfinished.replace(directory)
+            try:
+                self.run(wanted.program, {**options, "out": str(unfinished)}, python_of("project"), log)
+                unfinished.replace(directory)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
         return str(directory)

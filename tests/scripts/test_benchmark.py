@@ -124,6 +124,7 @@ def test_input_that_was_interrupted_is_made_again(tmp_path: Path) -> None:
     wanted = {"data": Input("data", "one", {})}
     with pytest.raises(KeyboardInterrupt):
         runner._Maker(tmp_path, fail).resolved(wanted)
+    assert list(tmp_path.iterdir()) == []
     found = runner._Maker(tmp_path, lambda *_: {}).resolved(wanted)
     assert list(Path(found["data"]).iterdir()) == []
 
