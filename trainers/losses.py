@@ -111,10 +111,8 @@ def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> Tensor:
     Source: Plackett 1975. Tied answers do not compete with each other: their order is unknown.
     """
     same_shape(scores=scores, ranks=ranks)
-    real = ranks >= 0
-    worse = ranks[..., None, :] > ranks[..., :, None]  # (..., K, K): row beats column
-    beats = worse & real[..., :, None] & real[..., None, :]
-    chooser = beats.any(dim=-1)  # (..., K)
+    beats = ranks[..., None, :] > ranks[..., :, None]  # (..., K, K): row beats column
+    chooser = beats.any(dim=-1) & (ranks >= 0)  # (..., K)
     field = beats | torch.eye(ranks.shape[-1], dtype=torch.bool, device=ranks.device)
     log_sums = scores[..., None, :].masked_fill(~field, float("-inf")).logsumexp(dim=-1)
     costs = (log_sums - scores).masked_fill(~chooser, 0.0)

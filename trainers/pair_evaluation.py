@@ -117,7 +117,7 @@ def calibration(
     margins = sorted((scores[p.chosen_id] - scores[p.rejected_id] for p in preferences), key=abs)
     if not margins:
         return Calibration(None, None, ())
-    predicted = np.array([1 / (1 + math.exp(-min(abs(margin), 700.0))) for margin in margins])
+    predicted = np.array([1 / (1 + math.exp(-abs(margin))) for margin in margins])
     observed = np.array([1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins])
     bins = min(MOST_BINS, max(1, len(margins) // PAIRS_PER_BIN))
     edges = [round(number * len(margins) / bins) for number in range(bins + 1)]
