@@ -5,13 +5,12 @@ Used for the demo's simulated team and for the link that `make up` shows. Knows 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import httpx
 
-ATTEMPTS = 3
-"""Label Studio on SQLite refuses now and then, while another request writes."""
+LET_IN = 302
+"""Label Studio sends on to its first page; a refused form comes again with status 200."""
 
 
 class AccountError(Exception):
@@ -50,24 +49,24 @@ def sign_up(invitation_link: str, email: str, password: str) -> Account:
     """
     url = httpx.URL(invitation_link)
     with httpx.Client(base_url=url.copy_with(raw_path=b"/"), timeout=30) as browser:
-        if not _let_in(browser, invitation_link, email, password):
-            raise AccountError(f"Label Studio does not sign up or log in `{email}`")
+        refusals = []
+        for page in (invitation_link, "/user/login/"):
+            if (status := _post_form(browser, page, email, password)) == LET_IN:
+                break
+            refusals.append(str(status))
+        else:
+            raise AccountError(
+                f"Label Studio does not sign up or log in `{email}` (status {', then '.join(refusals)}); "
+                "needed is a new address with a password of 8 or more characters, or the account's own"
+            )
         answer = browser.get("/api/current-user/token")
         if answer.status_code != 200:
             raise AccountError(f"Label Studio gives `{email}` no access token: status {answer.status_code}")
         return Account(email, password, str(answer.json()["token"]))
 
 
-def _let_in(browser: httpx.Client, invitation_link: str, email: str, password: str) -> bool:
-    for attempt in range(ATTEMPTS):
-        time.sleep(attempt)
-        if any(_post_form(browser, page, email, password) for page in (invitation_link, "/user/login/")):
-            return True
-    return False
-
-
-def _post_form(browser: httpx.Client, page: str, email: str, password: str) -> bool:
-    """Send one of Label Studio's forms; True if it let us in."""
+def _post_form(browser: httpx.Client, page: str, email: str, password: str) -> int:
+    """Send one of Label Studio's forms. Returns: the answer's status, `LET_IN` if it did."""
     browser.get(page)
     fields = {
         "email": email,
@@ -75,5 +74,4 @@ def _post_form(browser: httpx.Client, page: str, email: str, password: str) -> b
         "allow_newsletters": "false",
         "csrfmiddlewaretoken": browser.cookies.get("csrftoken", ""),
     }
-    answer = browser.post(page, data=fields, headers={"Referer": str(browser.base_url)})
-    return answer.status_code == 302
+    return browser.post(page, data=fields, headers={"Referer": str(browser.base_url)}).status_code

@@ -83,9 +83,11 @@ def test_people_review_what_is_open_and_only_once(client: LabelStudioClient, tea
 
 def test_account_is_made_once_and_found_again(label_studio: LabelStudioServer) -> None:
     link = invitation(label_studio.url, label_studio.token)
-    first = sign_up(link, "ann@example.com", "a-long-password")
-    assert sign_up(link, "ann@example.com", "a-long-password").token == first.token
+    first = sign_up(link, "dora@example.com", "a-long-password")
+    assert sign_up(link, "dora@example.com", "a-long-password").token == first.token
     assert "a-long-password" not in repr(first)
+    with pytest.raises(AccountError, match="dora@example"):
+        sign_up(link, "dora@example.com", "another-password")
 
 
 def test_refused_account_and_wrong_token_are_said(label_studio: LabelStudioServer) -> None:
