@@ -35,10 +35,24 @@ def token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, *, kl_coef:
     return rewards
 
 
-def gae(
-    rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float, gae_lambda: float
-) -> tuple[Tensor, Tensor]:
-    """Advantages and returns by generalised advantage estimation.
+def rewards_to_go(rewards: Tensor, response_mask: Tensor, *, gamma: float) -> Tensor:
+    """The return after each state: what the response still earns, this token's reward included.
+
+        Gₜ = rₜ + γ Gₜ₊₁
+
+    Args:
+        rewards: per-token rewards, KL penalty included. (B, T)
+        response_mask: True on real response tokens, which come first. (B, T) bool
+    Returns:
+        (B, T), zero where masked.
+    Raises:
+        ShapeError: shapes differ, or a row has no real token.
+    """
+    return gae(rewards, torch.zeros_like(rewards), response_mask, gamma=gamma, gae_lambda=1.0)
+
+
+def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float, gae_lambda: float) -> Tensor:
+    """Advantages by generalised advantage estimation.
 
         δₜ = rₜ + γ Vₜ₊₁ − Vₜ        Âₜ = δₜ + γλ Âₜ₊₁
 
@@ -49,7 +63,7 @@ def gae(
         values: value estimates from before the update. (B, T)
         response_mask: True on real response tokens, which come first. (B, T) bool
     Returns:
-        (advantages, returns), each (B, T), zero where masked, not whitened.
+        (B, T), zero where masked, not whitened.
     Raises:
         ShapeError: shapes differ, or a row has no real token.
     Source: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
@@ -64,7 +78,7 @@ def gae(
         advantage = torch.where(response_mask[:, t], delta + gamma * gae_lambda * advantage, 0.0)
         advantages[:, t] = advantage
         next_value = values[:, t]
-    return advantages, torch.where(response_mask, advantages + values, 0.0)
+    return advantages
 
 
 def masked_mean(tensor: Tensor, mask: Tensor) -> Tensor:
@@ -81,7 +95,7 @@ def whiten(tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 − Var(returns − values) / Var(returns): 1 is a perfect value head, 0 one that knows only the mean."""
+    """1 − Var(returns − values) / Var(returns): 1 is perfect, 0 knows only the mean."""
     error, target = (returns - values)[mask], returns[mask]
     variance = float(target.var(unbiased=False))
     return 1.0 - float(error.var(unbiased=False)) / variance if variance > 1e-12 else 0.0

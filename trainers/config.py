@@ -167,18 +167,14 @@ class PPOConfig(StageConfig):
     """Spread the frozen base over torchrun's processes: slower, for one that fits on no single GPU."""
     learning_rate: float | None = None
     """Step size for the policy; `None`: LoRA 2e-4, full 1e-5; below 50M parameters 0.008 / rank and 1e-4."""
-    value_learning_rate_factor: float = 10.0
-    """The value head's step size as a multiple of the policy's."""
+    value_warm_up: int = 64
+    """Responses sampled before the first update, from which the value model alone learns."""
     lora_rank: int = 8
     """Rank of the adapter where LoRA is used."""
     trained_layers: int = 0
     """Adapters on this many of the top layers only, what is below is computed once an update; 0 is all."""
     clip_range: float = 0.2
     """PPO's clip of the probability ratio; 0.15 where the style is unstable."""
-    value_clip_range: float = 0.5
-    """Clip of the value estimate's change."""
-    value_coef: float = 0.5
-    """Weight of the value loss."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus."""
     gamma: float = 1.0
@@ -222,7 +218,6 @@ class PPOConfig(StageConfig):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         above_zero = (
             "clip_range",
-            "value_clip_range",
             "temperature",
             "max_grad_norm",
             "kl_stop",
@@ -239,7 +234,7 @@ class PPOConfig(StageConfig):
         _require(
             not (self.shard_base and self.tuning == "full"), "tuning", self.tuning, "`lora` with `shard_base`"
         )
-        for name in ("kl_coef", "trained_layers"):
+        for name in ("kl_coef", "trained_layers", "value_warm_up"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         penalty = self.disagreement_penalty
         _require(penalty >= 0, "disagreement_penalty", penalty, "0 or more")

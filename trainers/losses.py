@@ -43,27 +43,6 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, c
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, value_clip_range: float) -> Tensor:
-    """Clipped squared error of the value estimate.
-
-        Vᶜ = clip(V, Vₒₗₔ − ε, Vₒₗₔ + ε)        L = ½ max((V − R)², (Vᶜ − R)²)
-
-    Args:
-        values: under the value head being trained. (N,)
-        old_values: from before the update, without gradient. (N,)
-        returns: without gradient. (N,)
-        value_clip_range: ε.
-    Returns:
-        The loss of each token. (N,)
-    Raises:
-        ShapeError: shapes differ.
-    Source: Huang et al., "The N implementation details of RLHF with PPO", after OpenAI's code.
-    """
-    same_shape(values=values, old_values=old_values, returns=returns)
-    clipped = torch.clamp(values, old_values - value_clip_range, old_values + value_clip_range)
-    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-
-
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """KL(policy ‖ reference) from samples of the policy, unbiased, of either sign: log p − log q. (N,)
 

@@ -1,6 +1,6 @@
 """Loads and saves models: the only place that touches weights on disk.
 
-A `PolicyModel` is a causal language model with an optional value head on its trunk; a `RewardModel` gives one
+A `PolicyModel` is a causal language model, with adapters or without; a `RewardModel` gives one
 score to a token sequence, or one by each of its heads. Both work on the trunk's hidden states, so that logits
 are computed only for the positions that need them. Only safetensors are read and no code that comes with a
 model is run.
@@ -44,12 +44,11 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 
 class PolicyModel(nn.Module):
-    """A causal language model, with adapters or without, and a value head where PPO needs one."""
+    """A causal language model, with adapters or without."""
 
-    def __init__(self, language_model: nn.Module, value_head: nn.Linear | None = None) -> None:
+    def __init__(self, language_model: nn.Module) -> None:
         super().__init__()
         self.language_model = language_model
-        self.value_head = value_head
         self.split: SplitTrunk | None = None
 
     @property
@@ -86,12 +85,6 @@ class PolicyModel(nn.Module):
         """Next-token logits in fp32 for any selection of hidden states. (..., H) -> (..., V)"""
         output_layer = self.causal_model.get_output_embeddings()  # type: ignore[no-untyped-call]
         return cast(Tensor, output_layer(hidden)).float()
-
-    def values(self, hidden: Tensor) -> Tensor:
-        """Value estimates in fp32. (..., H) -> (...)"""
-        if self.value_head is None:
-            raise ModelError("this policy has no value head; load it with `trainers.trainable_policy`")
-        return cast(Tensor, self.value_head(hidden.float())).squeeze(-1)
 
 
 class RewardModel(nn.Module):

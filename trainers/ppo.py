@@ -3,7 +3,7 @@
     run            files in, files out: what `python -m trainers ppo` calls
     train_ppo      the loop, in numbered steps
     collect        responses, scores, advantages
-    learn          clipped policy and value updates on them
+    learn          the value model and clipped policy updates on them
     look           the verification prompts, from which checkpoint and stop are decided
 
 Knows nothing of Label Studio or of how the reward was trained. The result goes to `trainers.compare`.
@@ -28,17 +28,18 @@ from trainers.advantages import (
     explained_variance,
     gae,
     masked_mean,
+    rewards_to_go,
     token_rewards,
     whiten,
 )
 from trainers.config import PPOConfig
 from trainers.errors import DataError
-from trainers.losses import kl_k1, kl_k3, policy_loss, value_loss
+from trainers.losses import kl_k1, kl_k3, policy_loss
 from trainers.ppo_run import Trainer, finish, save_checkpoint, start, trained_parameters
 from trainers.ppo_state import TrainingState, generator_for, prompts_of_update
 from trainers.records import Prompt, read_jsonl
 from trainers.reward_source import RewardFunction
-from trainers.rollout import Rollout, evaluate
+from trainers.rollout import Rollout, evaluate, scatter
 from trainers.run_dir import RunDir
 from trainers.stopping import Stopped, stop_requested
 from trainers.text import is_garbled, is_repetitive
@@ -55,12 +56,15 @@ WARM_UP_UPDATES = 4
 
 @dataclass(frozen=True)
 class Experience:
-    """One update's rollouts with what is to be learnt from them; all (B, R), zero where masked."""
+    """One update's rollouts with what is to be learnt from them."""
 
     rollout: Rollout
-    old_values: Tensor
     advantages: Tensor
+    """Whitened, zero where masked. (B, R)"""
     returns: Tensor
+    """(B, R), zero where masked."""
+    features: Tensor
+    """What the value model reads of each state, row after row. (N, H)"""
     measured: dict[str, float]
 
 
@@ -93,11 +97,12 @@ def train_ppo(
     """
     if not prompts:
         raise DataError("there is no prompt to train on; needed is at least one in `input/prompts.jsonl`")
-    # 1. One base with policy, value head and reference; this run's state, or that of the interrupted one.
+    # 1. One base with policy and reference; this run's state, or that of the interrupted one.
     trainer, state = start(config, run_dir, reward)
     looked_at = _prompts_to_look_at(verification_prompts or prompts)
     with trainer.metrics:
         if not state.looks:
+            warm_up_values(trainer, state, prompts)
             _take_look(trainer, state, looked_at)
         while state.stop_reason is None:
             begun = time.monotonic()
@@ -147,14 +152,23 @@ def train_ppo(
     return finish(run_dir, trainer, state)
 
 
+def warm_up_values(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -> None:
+    """Let the value model see responses of the starting policy: the first update depends on it already."""
+    if count := trainer.config.value_warm_up:
+        experience = collect(trainer, state, prompts_of_update(prompts, trainer.config.seed, 1, count))
+        trainer.value_model.learn(experience.features, experience.returns[experience.rollout.response_mask])
+        state.train_scores = []
+
+
 def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -> Experience:
     """Sample a response to each prompt, score it, and compute advantages. Updates the score moments."""
     config = trainer.config
-    # 1. Responses, with the logprobs and values of decoding.
+    # 1. Responses with their logprobs; what the reference and the value model say of them.
     rollout, texts = trainer.respond(prompts, generator_for(config.seed, state.update, "rollout"))
     mask = rollout.response_mask
-    values = rollout.values if rollout.values is not None else torch.zeros_like(rollout.logprobs)
-    kl = kl_k1(rollout.logprobs, trainer.ref_logprobs(rollout))  # (B, R)
+    ref_logprobs, features = trainer.reference(rollout)
+    kl = kl_k1(rollout.logprobs, ref_logprobs)  # (B, R)
+    values = scatter(trainer.value_model.values(features).cpu(), mask)  # (B, R)
 
     # 2. One score a response, standardised; a response that did not end pays for it.
     raw_scores = trainer.score(prompts, texts)
@@ -165,7 +179,8 @@ def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -
 
     # 3. Per-token rewards, advantages and returns.
     rewards = token_rewards(scores, kl, mask, kl_coef=state.kl_coef)
-    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    advantages = gae(rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    returns = rewards_to_go(rewards, mask, gamma=config.gamma)
     measured = {
         "objective/score": float(raw_scores.mean()),
         "objective/reward": float(rewards.sum(dim=1).mean()),
@@ -176,16 +191,17 @@ def collect(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]) -
         "objective/eos_share": float(rollout.finished.float().mean()),
         "ppo/explained_variance": explained_variance(values, returns, mask),
     }
-    return Experience(rollout, values, whiten(advantages, mask), returns, measured)
+    return Experience(rollout, whiten(advantages, mask), returns, features, measured)
 
 
 def learn(trainer: Trainer, experience: Experience, update: int, step_scale: float = 1.0) -> dict[str, float]:
-    """Several passes over the rollouts in mini-batches; ends early when the policy has moved enough.
+    """The value model, then several passes in mini-batches, fewer when the policy has moved enough.
 
     A mini-batch's loss is a mean over its tokens, so neither the size of the micro-batches nor the order of
     the rows in them changes the gradient.
     """
     config, rollout = trainer.config, experience.rollout
+    value_error = trainer.value_model.learn(experience.features, experience.returns[rollout.response_mask])
     factor = step_scale * min(1.0, update / WARM_UP_UPDATES) * (1.0 - (update - 1) / config.updates)
     for group in trainer.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
@@ -211,6 +227,7 @@ def learn(trainer: Trainer, experience: Experience, update: int, step_scale: flo
     means = (totals / totals[-1]).tolist()
     return {
         **dict(zip(_SUMS[:-1], means[:-1], strict=True)),
+        "ppo/value_loss": value_error,
         "ppo/grad_norm": sum(norms) / max(len(norms), 1),
         "ppo/learning_rate": trainer.optimizer.param_groups[0]["lr"] if norms else 0.0,
     }
@@ -218,9 +235,7 @@ def learn(trainer: Trainer, experience: Experience, update: int, step_scale: flo
 
 _SUMS = (
     "ppo/policy_loss",
-    "ppo/value_loss",
     "ppo/clip_fraction",
-    "ppo/value_clip_fraction",
     "ppo/approx_kl",
     "ppo/ratio",
     "tokens",
@@ -238,39 +253,19 @@ def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> T
     for index in trainer.group.batches(rollout.shortest_first(rows), config.micro_batch_size):
         part = rollout.select(index)
         mask, device = part.response_mask, trainer.policy.device
-
-        def flat(tensor: Tensor, index: list[int] = index, mask: Tensor = mask) -> Tensor:
-            return tensor[index, : mask.shape[1]][mask].to(trainer.policy.device)  # (N,)
-
-        old_logprobs, old_values = part.logprobs[mask].to(device), flat(experience.old_values)
-        new = evaluate(
-            trainer.policy, part, config.temperature, with_values=True, with_entropy=config.entropy_coef > 0
-        )
-        assert new.values is not None  # noqa: S101  # asked for above
-        policy_losses = policy_loss(
-            new.logprobs, old_logprobs, flat(experience.advantages), clip_range=config.clip_range
-        )
-        value_losses = value_loss(
-            new.values, old_values, flat(experience.returns), value_clip_range=config.value_clip_range
-        )
-        loss = policy_losses.sum() + config.value_coef * value_losses.sum()
+        old_logprobs = part.logprobs[mask].to(device)  # (N,)
+        advantages = experience.advantages[index, : mask.shape[1]][mask].to(device)  # (N,)
+        new = evaluate(trainer.policy, part, config.temperature, with_entropy=config.entropy_coef > 0)
+        losses = policy_loss(new.logprobs, old_logprobs, advantages, clip_range=config.clip_range)
+        loss = losses.sum()
         if new.entropy is not None:
             loss = loss - config.entropy_coef * new.entropy.sum()
         (loss / tokens).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             ratio = (new.logprobs - old_logprobs).exp()
             clipped = (ratio - 1).abs() > config.clip_range
-            value_clipped = (new.values - old_values).abs() > config.value_clip_range
             moved = kl_k3(old_logprobs, new.logprobs)
-            columns = (
-                policy_losses,
-                value_losses,
-                clipped,
-                value_clipped,
-                moved,
-                ratio,
-                torch.ones_like(ratio),
-            )
+            columns = (losses, clipped, moved, ratio, torch.ones_like(ratio))
             sums += torch.stack([column.sum().float().cpu() for column in columns])
     trainer.group.sum_gradients(trained_parameters(trainer.policy))
     return trainer.group.sum(sums)

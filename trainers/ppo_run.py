@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -35,8 +36,12 @@ from trainers.rollout import Rollout, evaluate, scatter, with_lower_hidden
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
 from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
+from trainers.value_model import ValueModel, value_layer
 
 log = logging.getLogger(__name__)
+
+VALUE_MODEL_FILE = "value_model.safetensors"
+"""In the directory of the policy that it was trained with."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Trainer:
     tokenizer: PreTrainedTokenizerBase
     reward: RewardFunction
     optimizer: torch.optim.Optimizer
+    value_model: ValueModel
     metrics: Metrics
     max_prompt_tokens: int
     group: Group
@@ -69,10 +75,9 @@ class Trainer:
             group=self.group,
         )
         rollout = with_lower_hidden(self.policy, rollout, self.config.batch_size)
-        if (
-            self.policy.dtype != torch.float32
-        ):  # in bf16 decoding and training differ by up to 1e-2: once more
-            rollout = rollout.replace(*self.evaluated(self.policy, rollout, with_values=True))
+        if self.policy.dtype != torch.float32:
+            # in bf16 decoding and training differ by up to 1e-2: once more
+            rollout = rollout.replace(self.logprobs(self.policy, rollout))
         return rollout, response_texts(self.tokenizer, rollout)
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
@@ -93,23 +98,33 @@ class Trainer:
     def ref_logprobs(self, rollout: Rollout) -> Tensor:
         """The reference's logprobs of the same tokens. (B, R)"""
         with self.policy.as_reference() as reference:
-            return self.evaluated(reference, rollout)[0]
+            return self.logprobs(reference, rollout)
+
+    def reference(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """The reference's logprobs (B, R), and the value model's features, row after row (N, H)."""
+        split, layers = self.policy.split, self.policy.causal_model.config.num_hidden_layers
+        layer = value_layer(layers, lowest=split.layer if split and rollout.lower_hidden else 0)
+        with self.policy.as_reference() as reference:
+            return self._evaluated(reference, rollout, layer)
+
+    def logprobs(self, model: PolicyModel, rollout: Rollout) -> Tensor:
+        """Logprobs without gradient, in batches of like length. (B, R)"""
+        return self._evaluated(model, rollout, None)[0]
 
     @torch.no_grad()
-    def evaluated(
-        self, model: PolicyModel, rollout: Rollout, with_values: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Logprobs and values without gradient, in batches of like length. Each (B, R)"""
-        logprobs, values = torch.zeros_like(rollout.logprobs), torch.zeros_like(rollout.logprobs)
+    def _evaluated(self, model: PolicyModel, rollout: Rollout, layer: int | None) -> tuple[Tensor, Tensor]:
+        logprobs, lengths = torch.zeros_like(rollout.logprobs), rollout.lengths
+        places = torch.split(torch.arange(int(lengths.sum())), lengths.tolist())  # of each row's features
+        width = 0 if layer is None else self.policy.causal_model.config.hidden_size
+        features = torch.zeros(int(lengths.sum()), width)
         order = rollout.shortest_first(range(len(rollout)))
         for rows in self.group.batches(order, self.config.batch_size):
             part = rollout.select(rows)
-            width = part.response_ids.shape[1]
-            outputs = evaluate(model, part, self.config.temperature, with_values=with_values)
-            logprobs[rows, :width] = scatter(outputs.logprobs.cpu(), part.response_mask)
-            if outputs.values is not None:
-                values[rows, :width] = scatter(outputs.values.cpu(), part.response_mask)
-        return self.group.sum(logprobs), self.group.sum(values)
+            outputs = evaluate(model, part, self.config.temperature, features_after=layer)
+            logprobs[rows, : part.response_ids.shape[1]] = scatter(outputs.logprobs.cpu(), part.response_mask)
+            if outputs.features is not None and rows:
+                features[torch.cat([places[row] for row in rows])] = outputs.features.float().cpu()
+        return self.group.sum(logprobs), self.group.sum(features)
 
 
 def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> tuple[Trainer, TrainingState]:
@@ -124,10 +139,11 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
             "model's context for the prompt; needed are at least 8: set it lower"
         )
     optimizer = make_optimizer(config, policy)
+    value_model = load_value_model(config, policy.causal_model.config.hidden_size).to(policy.device)
     checkpoint = group.on_main(run_dir.latest_checkpoint)
     state, offset = TrainingState(kl_coef=config.kl_coef), 0
     if checkpoint is not None:
-        state, offset = load_state(checkpoint, policy, optimizer)
+        state, offset = load_state(checkpoint, policy, optimizer, value_model)
         state.resumed += 1
         log.info("resumed after update %d", state.update)
     trainer = Trainer(
@@ -136,6 +152,7 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
         tokenizer=load_tokenizer(config.base_model),
         reward=reward or load_reward(config),
         optimizer=optimizer,
+        value_model=value_model,
         metrics=run_dir.metrics(offset) if group.is_main else NoMetrics(),
         max_prompt_tokens=min(config.max_prompt_tokens, room),
         group=group,
@@ -150,8 +167,17 @@ def _load_policy(config: PPOConfig, group: Group) -> TrainablePolicy:
     return group.in_turn(lambda: load_trainable_policy(config, shards=group.size))
 
 
+def load_value_model(config: PPOConfig, features: int) -> ValueModel:
+    """The one that the starting policy was trained with, or a new one."""
+    value_model = ValueModel(features, config.seed)
+    path = Path(config.start_policy) / VALUE_MODEL_FILE
+    if config.start_policy and path.is_file():
+        value_model.start_from(load_file(path))
+    return value_model
+
+
 def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Optimizer:
-    """AdamW without decay; the value head, which starts from nothing, takes larger steps."""
+    """AdamW without decay."""
     rate = config.learning_rate
     if rate is None:
         parameters = sum(parameter.numel() for parameter in policy.causal_model.parameters())
@@ -159,12 +185,7 @@ def make_optimizer(config: PPOConfig, policy: TrainablePolicy) -> torch.optim.Op
             rate = 1e-4 if policy.tuning == "full" else 0.008 / config.lora_rank
         else:
             rate = 1e-5 if policy.tuning == "full" else 2e-4
-    head = [parameter for name, parameter in policy.named_parameters() if name.startswith("value_head")]
-    rest = [
-        parameter for parameter in trained_parameters(policy) if not any(parameter is other for other in head)
-    ]
-    groups = [{"params": rest, "lr": rate}, {"params": head, "lr": rate * config.value_learning_rate_factor}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(trained_parameters(policy), lr=rate, weight_decay=0.0, fused=True)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
@@ -176,7 +197,9 @@ def trained_parameters(policy: TrainablePolicy) -> list[torch.nn.Parameter]:
 
 def save_checkpoint(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> None:
     def write(directory: Path) -> None:
-        save_state(directory, state, trainer.policy, trainer.optimizer, trainer.metrics.offset)
+        save_state(
+            directory, state, trainer.policy, trainer.optimizer, trainer.value_model, trainer.metrics.offset
+        )
 
     trainer.group.on_main(lambda: run_dir.save_checkpoint(state.update, write))
 
@@ -200,6 +223,7 @@ def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str
             directory,
             merge=bool(config.start_policy) and not policy.has_start_adapter,
         )
+        save_file(trainer.value_model.cpu().state_dict(), directory / VALUE_MODEL_FILE)
 
     lineage = {
         "base_model": config.base_model,

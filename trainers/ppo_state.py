@@ -20,6 +20,7 @@ from torch import Tensor
 from trainers.advantages import ScoreMoments
 from trainers.errors import RunError
 from trainers.trainable_policy import TrainablePolicy
+from trainers.value_model import ValueModel
 from trainers.verification import Look
 
 STATE_FILE = "state.pt"
@@ -52,6 +53,7 @@ def save_state(
     state: TrainingState,
     policy: TrainablePolicy,
     optimizer: torch.optim.Optimizer,
+    value_model: ValueModel,
     offset: int,
 ) -> None:
     """Write a checkpoint into an empty directory.
@@ -65,15 +67,16 @@ def save_state(
         "looks": [dataclasses.asdict(look) for look in state.looks],
         "weights": policy.trainable_state(),
         "optimizer": optimizer.state_dict(),
+        "value_model": value_model.state(),
         "offset": offset,
     }
     torch.save(content, directory / STATE_FILE)
 
 
 def load_state(
-    directory: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer
+    directory: Path, policy: TrainablePolicy, optimizer: torch.optim.Optimizer, value_model: ValueModel
 ) -> tuple[TrainingState, int]:
-    """Read a checkpoint back into the policy and the optimizer.
+    """Read a checkpoint back into the policy, the optimizer and the value model.
 
     Returns:
         (state, offset of metrics.jsonl).
@@ -89,12 +92,14 @@ def load_state(
             looks=[Look(**look) for look in content["looks"]],
         )
         weights, optimizer_state, offset = content["weights"], content["optimizer"], int(content["offset"])
+        values = content["value_model"]
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         raise RunError(
             f"`{directory}` is no checkpoint that can be read; delete it and start again"
         ) from error
     policy.load_trainable_state(weights)
     optimizer.load_state_dict(optimizer_state)
+    value_model.load_state(values)
     return state, offset
 
 

@@ -5,7 +5,6 @@
     response_mask   (B, R) bool, True on real response tokens, EOS included
     finished        (B,)   bool, True where the response ended by itself
     logprobs        (B, R) fp32, of the policy that sampled, at the sampling temperature; 0 where masked
-    values          (B, R) fp32, of the state before each token; 0 where masked; `None` without a value head
     lower_hidden    B tensors (T, H), what the layers below the trained ones computed; `None` where all train
 
 Made by `trainers.sampling`; `evaluate` computes the same quantities again under changed weights for
@@ -14,13 +13,15 @@ Made by `trainers.sampling`; `evaluate` computes the same quantities again under
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from trainers.errors import ShapeError
@@ -39,12 +40,11 @@ class Rollout:
     response_mask: Tensor
     finished: Tensor
     logprobs: Tensor
-    values: Tensor | None = None
     lower_hidden: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         rows, width = self.response_ids.shape
-        tensors = (self.response_mask, self.logprobs, *(() if self.values is None else (self.values,)))
+        tensors = (self.response_mask, self.logprobs)
         if len(self.prompt_ids) != rows or any(tensor.shape != (rows, width) for tensor in tensors):
             shapes = [tuple(tensor.shape) for tensor in tensors]
             raise ShapeError(f"{len(self.prompt_ids)} prompts, responses ({rows}, {width}), others {shapes}")
@@ -74,7 +74,6 @@ class Rollout:
             response_mask=self.response_mask[index, :width],
             finished=self.finished[index],
             logprobs=self.logprobs[index, :width],
-            values=None if self.values is None else self.values[index, :width],
             lower_hidden=None if self.lower_hidden is None else tuple(self.lower_hidden[row] for row in rows),
         )
 
@@ -83,9 +82,9 @@ class Rollout:
         lengths = self.lengths.tolist()
         return sorted(rows, key=lambda row: (len(self.prompt_ids[row]) + lengths[row], row))
 
-    def replace(self, logprobs: Tensor, values: Tensor | None) -> Rollout:
+    def replace(self, logprobs: Tensor) -> Rollout:
         """The same tokens, evaluated again."""
-        return dataclasses.replace(self, logprobs=logprobs, values=values)
+        return dataclasses.replace(self, logprobs=logprobs)
 
 
 class TokenOutputs(NamedTuple):
@@ -93,10 +92,10 @@ class TokenOutputs(NamedTuple):
 
     logprobs: Tensor
     """(N,)"""
-    values: Tensor | None
-    """(N,)"""
     entropy: Tensor | None
     """(N,)"""
+    features: Tensor | None
+    """Hidden states below the last layers, from before each token was drawn. (N, H)"""
 
 
 def response_mask(response_ids: Tensor, eos_ids: Iterable[int]) -> tuple[Tensor, Tensor]:
@@ -117,28 +116,56 @@ def evaluate(
     rollout: Rollout,
     temperature: float,
     *,
-    with_values: bool = False,
     with_entropy: bool = False,
+    features_after: int | None = None,
 ) -> TokenOutputs:
-    """Logprobs, values and entropy of the rollout's response tokens under the model as it is now.
+    """Logprobs, entropy and features of the rollout's response tokens under the model as it is now.
 
     Prompt and response stand next to each other and padding only at the end, where a causal model cannot see
     it: no mask is needed. Logits are computed for response tokens only. Where there is no row the model runs
     all the same, on one token: processes that share its weights run it equally often.
+
+    Args:
+        features_after: give the hidden states after this many layers too.
     """
     rows = [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)] or [[0]]
     ids, real = pad(rows, 0, "right")
     prompt_lengths = torch.tensor([len(prompt) for prompt in rollout.prompt_ids] or [1])
     is_response = real & (torch.arange(ids.shape[1]) >= prompt_lengths[:, None])
     ids, is_response = ids.to(model.device), is_response.to(model.device)
-    if model.split is None or not rollout.lower_hidden:
-        hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
-    else:
-        hidden = model.split.upper(rollout.lower_hidden)
-    before = hidden[:, :-1][is_response[:, 1:]]  # (N, H): the state from which each response token was drawn
+    with _kept(model, rollout, features_after) as kept:
+        if model.split is None or not rollout.lower_hidden:
+            hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+        else:
+            hidden = model.split.upper(rollout.lower_hidden)
+    drawn_from = is_response[:, 1:]  # (B, T - 1): the states from which a response token was drawn
+    before = hidden[:, :-1][drawn_from]  # (N, H)
     targets = ids[is_response]  # (N,)
     logprobs, entropy = _token_logprobs(model, before, targets, temperature, with_entropy)
-    return TokenOutputs(logprobs, model.values(before) if with_values else None, entropy)
+    features = kept[0][:, :-1][drawn_from] if kept else None
+    return TokenOutputs(logprobs, entropy, features)
+
+
+@contextlib.contextmanager
+def _kept(model: PolicyModel, rollout: Rollout, layers: int | None) -> Iterator[list[Tensor]]:
+    """The hidden states after so many layers, when the model has run. One of (B, T, H), or none asked for."""
+    kept: list[Tensor] = []
+    if layers is None:
+        yield kept
+        return
+    if model.split is not None and rollout.lower_hidden and layers == model.split.layer:
+        kept.append(pad_sequence(list(rollout.lower_hidden), batch_first=True))
+        yield kept
+        return
+
+    def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = cast(Any, model.trunk).layers[layers - 1].register_forward_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 def _token_logprobs(

@@ -58,7 +58,7 @@ def sample(
         )
     chances = torch.rand(count, max_new_tokens, generator=generator)
     pad_id = cast(int, tokenizer.pad_token_id)
-    result = _Result(count, max_new_tokens, pad_id, model.value_head is not None)
+    result = _Result(count, max_new_tokens, pad_id)
     order = sorted(range(count), key=lambda row: len(prompt_ids[row]))
     decoder = decoder_for(model)
     ends = torch.tensor(sorted({cast(int, tokenizer.eos_token_id)} | model.eos_ids), device=model.device)
@@ -84,26 +84,22 @@ def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list
 class _Result:
     """The growing (B, R) tensors of a rollout, on the CPU."""
 
-    def __init__(self, count: int, width: int, pad_id: int, with_values: bool) -> None:
+    def __init__(self, count: int, width: int, pad_id: int) -> None:
         self.pad_id = pad_id
         self.ids = torch.zeros((count, width), dtype=torch.long)
         self.mask = torch.zeros((count, width), dtype=torch.bool)
         self.logprobs = torch.zeros(count, width)
-        self.values = torch.zeros(count, width) if with_values else None
         self.finished = torch.zeros(count, dtype=torch.bool)
 
-    def put(self, rows: Tensor, step: int, tokens: Tensor, logprobs: Tensor, values: Tensor | None) -> None:
+    def put(self, rows: Tensor, step: int, tokens: Tensor, logprobs: Tensor) -> None:
         self.ids[rows, step] = tokens
         self.mask[rows, step] = True
         self.logprobs[rows, step] = logprobs
-        if self.values is not None and values is not None:
-            self.values[rows, step] = values
 
     def rollout(self, prompt_ids: Sequence[Sequence[int]], group: Group) -> Rollout:
         """The rows of all processes."""
         self.mask, self.finished = (group.sum(t.int()).bool() for t in (self.mask, self.finished))
         self.ids, self.logprobs = group.sum(self.ids), group.sum(self.logprobs)
-        self.values = None if self.values is None else group.sum(self.values)
         width = int(self.mask.any(dim=0).sum())
         return Rollout(
             prompt_ids=tuple(tuple(row) for row in prompt_ids),
@@ -111,7 +107,6 @@ class _Result:
             response_mask=self.mask[:, :width].clone(),
             finished=self.finished,
             logprobs=self.logprobs[:, :width].clone(),
-            values=None if self.values is None else self.values[:, :width].clone(),
         )
 
 
@@ -136,9 +131,8 @@ def _sample_batch(
     heat, chance = temperatures[rows].to(device), chances[rows].to(device)
     for step in range(result.ids.shape[1]):
         tokens, logprobs = choose(model.logits(hidden), heat, chance[:, step])
-        values = None if model.value_head is None else model.values(hidden).cpu()[going]
         ended = torch.isin(tokens, ends).cpu()
-        result.put(rows[going], step, tokens.cpu()[going], logprobs.cpu()[going], values)
+        result.put(rows[going], step, tokens.cpu()[going], logprobs.cpu()[going])
         result.finished[rows[going & ended]] = True
         going = going & ~ended
         if not together.any(bool(going.any())):

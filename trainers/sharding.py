@@ -1,8 +1,8 @@
 """A frozen base too large for one device, spread over the processes of a run.
 
 Each process keeps its part of every layer's base weights. Before a layer computes, all put its weights
-together, and drop what is not theirs afterwards, in the backward pass as well (FSDP2). Adapters, value head,
-embeddings and output layer stay whole everywhere, so training, saving and resuming know nothing of this.
+together, and drop what is not theirs afterwards, in the backward pass as well (FSDP2). Adapters, embeddings
+and output layer stay whole everywhere, so training, saving and resuming know nothing of this.
 
 All processes must run the model equally often, or one waits for the others: `Group.batches` and
 `trainers.sampling` see to that. Used by `trainers.trainable_policy`.

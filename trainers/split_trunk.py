@@ -19,9 +19,10 @@ SPLIT_TYPES = ("llama", "qwen2", "qwen3")
 
 
 class SplitTrunk:
-    """Both parts share all weights with the trunk they came from."""
+    """Both parts share all weights with the trunk they came from; `layer` is the first of the upper one."""
 
     def __init__(self, trunk: nn.Module, layer: int) -> None:
+        self.layer = layer
         layers = cast(Any, trunk).layers
         self._lower, self._upper = _shallow_copy(trunk), _shallow_copy(trunk)
         self._lower.layers, self._lower.norm = layers[:layer], nn.Identity()

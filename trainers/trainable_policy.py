@@ -15,7 +15,6 @@ from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,13 +27,10 @@ from trainers.models import (
     device_and_dtype,
     load_language_model,
     resolve_tuning,
-    unwrap,
     without_deprecations,
 )
 from trainers.sharding import shard_base
 from trainers.split_trunk import split_below
-
-VALUE_HEAD_FILE = "value_head.safetensors"
 
 
 class TrainablePolicy(PolicyModel):
@@ -43,11 +39,10 @@ class TrainablePolicy(PolicyModel):
     def __init__(
         self,
         language_model: nn.Module,
-        value_head: nn.Linear,
         tuning: Literal["full", "lora"],
         has_start_adapter: bool,
     ) -> None:
-        super().__init__(language_model, value_head)
+        super().__init__(language_model)
         self.tuning = tuning
         self.has_start_adapter = has_start_adapter
         self._frozen_copy: tuple[PolicyModel, ...] = ()  # a tuple hides it from `parameters()`
@@ -93,9 +88,7 @@ class TrainablePolicy(PolicyModel):
 
 
 def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy:
-    """The starting policy with what PPO trains, a value head, and its reference.
-
-    The value head starts at zero: scores are standardised, so zero is the best guess before the first update.
+    """The starting policy with what PPO trains, and its reference.
 
     Args:
         shards: processes over which the base is spread.
@@ -119,10 +112,7 @@ def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy
         model.set_adapter("default")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".default." in name)
-    head = nn.Linear(unwrap(model).config.hidden_size, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    policy = TrainablePolicy(model, head, tuning, has_start_adapter)
+    policy = TrainablePolicy(model, tuning, has_start_adapter)
     if shards > 1:
         _shard(policy, start)
     policy.to(device)
@@ -136,7 +126,7 @@ def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy
 def save_policy(
     policy: TrainablePolicy, tokenizer: PreTrainedTokenizerBase, directory: Path, *, merge: bool
 ) -> None:
-    """Write full weights or the adapter, the value head and the tokenizer into an existing directory.
+    """Write full weights or the adapter and the tokenizer into an existing directory.
 
     Args:
         merge: write full weights even where an adapter was trained, because it sits on other weights than the
@@ -150,11 +140,6 @@ def save_policy(
         (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
     else:
         cast(PreTrainedModel, model).save_pretrained(directory)
-    assert policy.value_head is not None  # noqa: S101  # a TrainablePolicy always has one
-    head = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in policy.value_head.state_dict().items()
-    }
-    save_file(head, directory / VALUE_HEAD_FILE)
     tokenizer.save_pretrained(str(directory))
 
 

@@ -13,6 +13,7 @@ from trainers.advantages import (
     explained_variance,
     gae,
     masked_mean,
+    rewards_to_go,
     token_rewards,
     whiten,
 )
@@ -35,26 +36,29 @@ def test_kl_is_charged_on_real_tokens_only() -> None:
 def test_gae_by_hand() -> None:
     rewards = torch.tensor([[1.0, 0.0, 2.0]])
     values = torch.tensor([[0.5, 1.0, 0.0]])
-    advantages, returns = gae(
-        rewards, values, torch.ones(1, 3, dtype=torch.bool), gamma=0.9, gae_lambda=0.5
-    )  # fmt: skip
+    advantages = gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), gamma=0.9, gae_lambda=0.5)
     # δ₂ = 2 − 0 = 2; δ₁ = 0 + 0.9·0 − 1 = −1; δ₀ = 1 + 0.9·1 − 0.5 = 1.4
     # Â₂ = 2; Â₁ = −1 + 0.45·2 = −0.1; Â₀ = 1.4 + 0.45·(−0.1) = 1.355
     assert advantages[0].tolist() == pytest.approx([1.355, -0.1, 2.0])
-    assert returns[0].tolist() == pytest.approx([1.855, 0.9, 2.0])
+
+
+def test_rewards_to_go_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 2.0], [4.0, 5.0, float("nan")]])
+    # 2; 0 + 0.5·2 = 1; 1 + 0.5·1 = 1.5   and, ending one token earlier, 5; 4 + 0.5·5 = 6.5
+    assert rewards_to_go(rewards, MASK, gamma=0.5).tolist() == [[1.5, 1.0, 2.0], [6.5, 5.0, 0.0]]
 
 
 def test_gae_with_lambda_one_is_reward_to_go_minus_value() -> None:
     rewards = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]])
     values = torch.tensor([[0.5, 0.25, 0.125], [1.0, 2.0, 0.0]])
-    advantages, returns = gae(rewards, values, MASK, gamma=1.0, gae_lambda=1.0)
-    assert returns.tolist() == [[6.0, 5.0, 3.0], [9.0, 5.0, 0.0]]
+    advantages = gae(rewards, values, MASK, gamma=1.0, gae_lambda=1.0)
+    # to go are 6, 5, 3 and 9, 5
     assert advantages.tolist() == [[5.5, 4.75, 2.875], [8.0, 3.0, 0.0]]
 
 
 def test_gae_with_lambda_zero_is_the_td_error() -> None:
     rewards, values = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
-    advantages, _ = gae(rewards, values, torch.ones(1, 2, dtype=torch.bool), gamma=1.0, gae_lambda=0.0)
+    advantages = gae(rewards, values, torch.ones(1, 2, dtype=torch.bool), gamma=1.0, gae_lambda=0.0)
     assert advantages.tolist() == [[1.0 + 3.0 - 0.5, 2.0 - 3.0]]
 
 
@@ -63,10 +67,9 @@ def test_nothing_passes_the_end_of_a_response(junk: float) -> None:
     rewards = torch.tensor([[1.0, 2.0, junk]])
     values = torch.tensor([[0.5, 0.25, junk]])
     mask = torch.tensor([[True, True, False]])
-    advantages, returns = gae(rewards, values, mask, gamma=1.0, gae_lambda=0.95)
+    advantages = gae(rewards, values, mask, gamma=1.0, gae_lambda=0.95)
     # δ₁ = 2 − 0.25 = 1.75; δ₀ = 1 + 0.25 − 0.5 = 0.75; Â₀ = 0.75 + 0.95·1.75
     assert advantages[0].tolist() == pytest.approx([2.4125, 1.75, 0.0])
-    assert returns[0].tolist() == pytest.approx([2.9125, 2.0, 0.0])
 
 
 def test_a_response_without_tokens_is_refused() -> None:

@@ -81,7 +81,7 @@ def at_call(number: int, act: Callable[[], None]) -> Callable[..., list[float]]:
     return reward
 
 
-killing = at_call(5, lambda: os.kill(os.getpid(), signal.SIGKILL) if os.environ.get("RANK") == "1" else None)
+killing = at_call(6, lambda: os.kill(os.getpid(), signal.SIGKILL) if os.environ.get("RANK") == "1" else None)
 """Kills the second process in the third update; looks at the start and after two updates ask as well."""
 
 
@@ -124,9 +124,9 @@ def work(out: Path, base_model: str) -> None:
         seen["base"] = sharded_base(own / "base", base_model)
         failing = {"error": DataError("from one process"), "bug": ZeroDivisionError("from one process")}
         for name, error in failing.items():
-            reward = at_call(2, lambda error=error: fail(error)) if group.rank == 1 else vowel_share
+            reward = at_call(3, lambda error=error: fail(error)) if group.rank == 1 else vowel_share
             seen[name] = end_of_training(a_config(base_model), own / name, reward)
-        told = at_call(2, lambda: os.kill(os.getpid(), signal.SIGTERM)) if group.rank == 1 else vowel_share
+        told = at_call(3, lambda: os.kill(os.getpid(), signal.SIGTERM)) if group.rank == 1 else vowel_share
         seen["stopped"] = end_of_training(a_config(base_model), own / "stopped", told)
     torch.save(seen, out / f"rank{group.rank}.pt")
 
@@ -184,7 +184,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("distributed")
     with pytest.raises(Killed):
         config = a_config(tiny_model_dir())
-        reward = at_call(5, lambda: fail(Killed()))  # in the third update
+        reward = at_call(6, lambda: fail(Killed()))  # in the third update
         train(config, directory / "killed", reward)
     ended = torchrun("tests.trainers.test_distributed", str(directory), str(tiny_model_dir()))
     assert ended.returncode == 0, ended.stderr

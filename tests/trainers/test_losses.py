@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainers.errors import ShapeError
-from trainers.losses import bradley_terry_loss, kl_k1, kl_k3, plackett_luce_loss, policy_loss, value_loss
+from trainers.losses import bradley_terry_loss, kl_k1, kl_k3, plackett_luce_loss, policy_loss
 
 
 def gradient_of_policy_loss(ratio: float, advantage: float) -> float:
@@ -44,21 +44,6 @@ def test_policy_gradient_is_zero_outside_the_clip_on_the_improving_side(
 @pytest.mark.parametrize(("ratio", "advantage"), [(0.7, 1.0), (1.3, -1.0), (1.1, 1.0), (0.9, -1.0)])
 def test_policy_gradient_pulls_back_from_the_wrong_side_of_the_clip(ratio: float, advantage: float) -> None:
     assert gradient_of_policy_loss(ratio, advantage) == pytest.approx(-ratio * advantage)
-
-
-def test_value_loss_takes_the_larger_of_clipped_and_unclipped() -> None:
-    values, old = torch.tensor([1.0, 1.0, 0.1]), torch.zeros(3)
-    returns = torch.tensor([2.0, 0.0, 1.0])
-    # clip to 0.5. ½ max(1, 2.25) = 1.125; ½ max(1, 0.25) = 0.5; inside the clip ½ · 0.81 = 0.405
-    expected = [1.125, 0.5, 0.405]
-    assert value_loss(values, old, returns, value_clip_range=0.5).tolist() == pytest.approx(expected)
-
-
-def test_value_gradient_is_zero_where_the_clipped_error_is_larger() -> None:
-    values = torch.tensor([1.0], requires_grad=True)
-    value_loss(values, torch.zeros(1), torch.tensor([2.0]), value_clip_range=0.5).sum().backward()
-    assert values.grad is not None
-    assert float(values.grad) == 0.0
 
 
 def test_k1_and_k3_estimate_the_exact_kl() -> None:

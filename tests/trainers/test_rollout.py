@@ -24,8 +24,7 @@ def a_rollout() -> Rollout:
         response_ids=ids,
         response_mask=mask,
         finished=torch.tensor([False, True, True]),
-        logprobs=torch.zeros(3, 4),
-        values=torch.arange(12.0).view(3, 4) * mask,
+        logprobs=torch.arange(12.0).view(3, 4) * mask,
     )
 
 
@@ -46,8 +45,7 @@ def test_selecting_rows_trims_to_the_longest() -> None:
     assert part.prompt_ids == ((11, 12), (8,) * 9)
     assert part.response_ids.shape == (2, 3)
     assert part.lengths.tolist() == [3, 1]
-    assert part.values is not None
-    assert part.values.tolist() == [[8.0, 9.0, 10.0], [4.0, 0.0, 0.0]]
+    assert part.logprobs.tolist() == [[8.0, 9.0, 10.0], [4.0, 0.0, 0.0]]
 
 
 def test_groups_hold_rows_of_like_length_once_each() -> None:

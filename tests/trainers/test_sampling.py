@@ -82,19 +82,6 @@ def test_logprobs_while_decoding_equal_those_of_the_training_forward(architectur
 
 
 @torch.no_grad()
-def test_values_while_decoding_equal_those_of_the_training_forward() -> None:
-    directory = tiny_model_dir()
-    policy = load_trainable_policy(PPOConfig(base_model=str(directory), reward_model="m:f"))
-    assert policy.value_head is not None
-    nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
-    rollout = sampled(policy, directory)
-    outputs = evaluate(policy, rollout, 1.0, with_values=True)
-    assert rollout.values is not None
-    assert outputs.values is not None
-    assert torch.allclose(rollout.values, scatter(outputs.values, rollout.response_mask), atol=1e-5)
-
-
-@torch.no_grad()
 def test_fast_decoder_sees_the_active_adapter() -> None:
     directory = tiny_model_dir()
     config = PPOConfig(base_model=str(directory), reward_model="m:f", tuning="lora", lora_rank=4)

@@ -64,7 +64,7 @@ def test_reference_is_the_untrained_model(trainer: Trainer) -> None:
         trainer.ref_logprobs(found) for found in (rollout, dataclasses.replace(rollout, lower_hidden=None))
     )
     base = load_policy(trainer.config.base_model)
-    untrained = trainer.evaluated(base, rollout)[0]
+    untrained = trainer.logprobs(base, rollout)
     torch.testing.assert_close(split, whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(split, untrained, rtol=1e-5, atol=1e-5)
 
