@@ -31,7 +31,9 @@ from transformers import (
 
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ModelError
+from trainers.fused_layers import can_fuse
 from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
+from trainers.packed_trunk import wanted_states
 from trainers.records import Prompt
 from trainers.split_trunk import SplitTrunk
 
@@ -103,12 +105,9 @@ class RewardModel(nn.Module):
 
     def head_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Each head's score of each row, the same whatever the padding and its side. (B, T) -> (B, heads)"""
-        hidden = _hidden(unwrap(self.classifier).base_model, input_ids, attention_mask)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (attention_mask.long() * positions).argmax(dim=1)  # (B,)
-        rows = torch.arange(len(last), device=last.device)
+        states = _last_states(unwrap(self.classifier).base_model, input_ids, attention_mask)
         head = cast(nn.Module, unwrap(self.classifier).score)
-        return cast(Tensor, head(hidden[rows, last])).float() - self.head_zeros
+        return cast(Tensor, head(states)).float() - self.head_zeros
 
     def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """One score a row, the mean of the heads'. (B, T) -> (B,)"""
@@ -117,6 +116,21 @@ class RewardModel(nn.Module):
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def _last_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Each row's hidden state at its last real token. (B, T) -> (B, H)"""
+    if cast(PreTrainedModel, trunk).dtype == torch.float32 and can_fuse(trunk):
+        real = attention_mask.bool()
+        lengths = real.sum(dim=1)
+        wanted = torch.zeros(int(lengths.sum()), dtype=torch.bool, device=real.device)
+        wanted[lengths.cumsum(dim=0) - 1] = True
+        states = cast(nn.Module, trunk.embed_tokens)(input_ids[real])
+        return wanted_states(trunk, states, lengths.tolist(), wanted)[0]
+    hidden = _hidden(trunk, input_ids, attention_mask)
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last = (attention_mask.long() * positions).argmax(dim=1)  # (B,)
+    return hidden[torch.arange(len(last), device=last.device), last]
 
 
 def _hidden(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from trainers.errors import ShapeError
+from trainers.fused_layers import can_fuse
 from trainers.models import PolicyModel, pad
+from trainers.packed_trunk import wanted_states
 
 LOGITS_AT_ONCE = 2**26
 """Logits held at once (256 MiB in fp32); more are computed in parts, and again in the backward pass."""
@@ -128,33 +130,63 @@ def evaluate(
     Args:
         features_after: give the hidden states after this many layers too.
     """
-    rows = [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)] or [[0]]
-    ids, real = pad(rows, 0, "right")
-    prompt_lengths = torch.tensor([len(prompt) for prompt in rollout.prompt_ids] or [1])
-    is_response = real & (torch.arange(ids.shape[1]) >= prompt_lengths[:, None])
-    ids, is_response = ids.to(model.device), is_response.to(model.device)
-    with _kept(model, rollout, features_after) as kept:
-        if model.split is None or not rollout.lower_hidden:
-            hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
-        else:
-            hidden = model.split.upper(rollout.lower_hidden)
-    drawn_from = is_response[:, 1:]  # (B, T - 1): the states from which a response token was drawn
-    before = hidden[:, :-1][drawn_from]  # (N, H)
-    targets = ids[is_response]  # (N,)
+    before, features = _states_before_responses(model, rollout, features_after)
+    targets = rollout.response_ids[rollout.response_mask].to(model.device)  # (N,)
     logprobs, entropy = _token_logprobs(model, before, targets, temperature, with_entropy)
-    features = kept[0][:, :-1][drawn_from] if kept else None
     return TokenOutputs(logprobs, entropy, features)
 
 
+def _states_before_responses(
+    model: PolicyModel, rollout: Rollout, features_after: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Hidden states at the positions before each response token, row after row, and features. Each (N, H)"""
+    reads = [row[:-1] for row in _sequences(rollout)] or [[0]]  # nothing follows the last token
+    lengths = torch.tensor([len(row) for row in reads])
+    first = torch.tensor([len(prompt) - 1 for prompt in rollout.prompt_ids] or [1])
+    columns = torch.arange(int(lengths.max()))
+    real = columns < lengths[:, None]  # (B, T)
+    wanted = real & (columns >= first[:, None])
+    lower = [states[:-1] for states in rollout.lower_hidden or ()] if model.split is not None else []
+    if model.dtype == torch.float32 and can_fuse(model.trunk):
+        return _packed_states(model, reads, lower, wanted[real].to(model.device), features_after)
+    with _kept(model, lower, features_after) as kept:
+        if model.split is not None and lower:
+            hidden = model.split.upper(lower)  # (B, T, H)
+        else:
+            ids = pad(reads, 0, "right")[0].to(model.device)
+            hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state
+    wanted = wanted.to(model.device)
+    return hidden[wanted], kept[0][wanted] if kept else None
+
+
+def _packed_states(
+    model: PolicyModel,
+    reads: list[list[int]],
+    lower: list[Tensor],
+    wanted: Tensor,
+    features_after: int | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The same by `trainers.packed_trunk`. `wanted` is about the tokens of `reads`, row after row."""
+    lengths = [len(row) for row in reads]
+    if model.split is not None and lower:
+        states, first_layer = torch.cat(lower), model.split.layer
+    else:
+        ids = torch.tensor([token for row in reads for token in row], device=model.device)
+        states, first_layer = cast(nn.Module, model.trunk.embed_tokens)(ids), 0
+    return wanted_states(
+        model.trunk, states, lengths, wanted, first_layer=first_layer, features_after=features_after
+    )
+
+
 @contextlib.contextmanager
-def _kept(model: PolicyModel, rollout: Rollout, layers: int | None) -> Iterator[list[Tensor]]:
+def _kept(model: PolicyModel, lower: list[Tensor], layers: int | None) -> Iterator[list[Tensor]]:
     """The hidden states after so many layers, when the model has run. One of (B, T, H), or none asked for."""
     kept: list[Tensor] = []
     if layers is None:
         yield kept
         return
-    if model.split is not None and rollout.lower_hidden and layers == model.split.layer:
-        kept.append(pad_sequence(list(rollout.lower_hidden), batch_first=True))
+    if model.split is not None and lower and layers == model.split.layer:
+        kept.append(pad_sequence(lower, batch_first=True))
         yield kept
         return
 
@@ -166,6 +198,11 @@ def _kept(model: PolicyModel, rollout: Rollout, layers: int | None) -> Iterator[
         yield kept
     finally:
         handle.remove()
+
+
+def _sequences(rollout: Rollout) -> list[list[int]]:
+    """Each prompt with its response."""
+    return [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)]
 
 
 def _token_logprobs(
@@ -193,7 +230,7 @@ def with_lower_hidden(model: PolicyModel, rollout: Rollout, batch_size: int) -> 
     """The rollout with what the layers below the trained ones compute for it, where the model is split."""
     if model.split is None:
         return rollout
-    sequences = [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)]
+    sequences = _sequences(rollout)
     lower: list[Tensor] = [torch.empty(0)] * len(rollout)
     order = rollout.shortest_first(range(len(rollout)))
     for start in range(0, len(order), batch_size):

@@ -1,0 +1,72 @@
+"""A trunk's forward pass over sequences without padding, where only some positions' states are wanted.
+
+All tokens of a batch stand in one row of N, and only attention sees them as sequences: no product is spent on
+padding. The last layer computes what follows its attention for the wanted positions alone. Serves small
+models in fp32 (`trainers.fused_layers`); for all others `trainers.rollout` asks the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainers.fused_layers import Layer, Shape, turns_of_positions
+
+
+def wanted_states(
+    trunk: nn.Module,
+    states: Tensor,
+    lengths: Sequence[int],
+    wanted: Tensor,
+    *,
+    first_layer: int = 0,
+    features_after: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Hidden states after the last layer.
+
+    Args:
+        states: what goes into `first_layer`, sequence after sequence. (N, H)
+        lengths: tokens of each sequence, N in all.
+        wanted: True where the state is wanted. (N,) bool
+        first_layer: the first of the layers to run.
+        features_after: give the wanted states after this many layers too.
+    Returns:
+        Those states, and those after `features_after` layers, in the order of the tokens. (W, H) each
+    """
+    parts: Any = trunk
+    shape, x = Shape.of(trunk), states
+    count, width = len(lengths), max(lengths)
+    real = torch.arange(width)[None] < torch.tensor(lengths)[:, None]  # (B, T)
+    places = real.flatten().nonzero().squeeze(1).to(x.device)  # (N,): of each token among B * T
+    positions = torch.cat([torch.arange(length) for length in lengths]).to(x.device)
+    turns = turns_of_positions(trunk, width, x.device)[positions]  # (N, D / 2)
+    keep = wanted.nonzero().squeeze(1)
+    features = x[keep] if features_after == first_layer else None
+    layers = [Layer(layer, shape) for layer in parts.layers[first_layer:]]
+    for number, layer in enumerate(layers, first_layer + 1):
+        padded = [
+            part.new_zeros(count * width, *part.shape[1:])
+            .index_copy(0, places, part)
+            .unflatten(0, (count, width))
+            .transpose(1, 2)
+            for part in layer.queries_keys_values(x, turns)
+        ]  # each (B, heads, T, D)
+        attended = _attend(*padded).transpose(1, 2).reshape(count * width, -1)
+        if layer is layers[-1]:
+            places, x = places[keep], x[keep]
+        x = layer.rest(x, attended[places])
+        if number == features_after:
+            features = x if layer is layers[-1] else x[keep]
+    norm = cast(Tensor, parts.norm.weight)
+    return functional.rms_norm(x, norm.shape, norm, shape.epsilon), features
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    group = q.shape[1] // keys.shape[1]
+    if group > 1:
+        keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
+    return functional.scaled_dot_product_attention(q, keys, values, is_causal=True)
