@@ -99,7 +99,9 @@ def _machines(results: list[Results]) -> str:
     by_machine: dict[str, list[str]] = {}
     for found in results:
         seeds = len({run.seed for run in found.runs})
-        by_machine.setdefault(f"{found.machine}; {seeds} seeds", []).append(f"`{found.measure}`")
+        by_machine.setdefault(f"{found.machine}; {seeds} seed{'s' * (seeds > 1)}", []).append(
+            f"`{found.measure}`"
+        )
     return "\n".join(f"Measured on {machine}: {', '.join(names)}." for machine, names in by_machine.items())
 
 

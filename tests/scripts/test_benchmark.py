@@ -163,7 +163,7 @@ def test_peer_and_ours_are_told_the_same() -> None:
         for measure in MEASURES.values():
             by_case: dict[tuple[str, object], list[dict[str, Any]]] = {}
             for job in measure.jobs(scale):
-                own = {k: v for k, v in job.options.items() if k not in ("way", "learning_rate")}
+                own = {k: v for k, v in job.options.items() if k not in ("way", "every", "learning_rate")}
                 by_case.setdefault((job.case, job.options.get("tuning")), []).append(own)
             assert all(own == options[0] for options in by_case.values() for own in options)
 
@@ -192,19 +192,20 @@ def test_peer_has_the_projects_versions_but_for_trl() -> None:
 
 
 def test_necessary_operations_of_a_model_counted_by_hand() -> None:
-    """1 layer, width 2, 1 head of 2, inner 3, 5 tokens in the vocabulary; prompt 1, response 2, rank 1."""
+    """1 layer, width 2, 1 head of 2, inner 3, 5 tokens in the vocabulary; prompt 2, response 2, rank 1."""
     from transformers import LlamaConfig
 
     config = LlamaConfig(
         hidden_size=2, num_attention_heads=1, num_key_value_heads=1, head_dim=2, intermediate_size=3,
         num_hidden_layers=1, vocab_size=5,
     )  # fmt: skip
-    # weights 4·(2·2) + 3·(2·3) = 34, of query, key and value 12; adapters 4·(2+2) + 3·(2+3) = 31
-    # 2 tokens are read: forward 2·34·2 = 136 and attention 4·2·(1+2) = 24; logits of 2: 2·2·5·2 = 40
-    # sampling and reference 2·(160+40) = 400; reward of 4 tokens 2·34·4 + 24 = 296
-    # an epoch: 160 + 40, back 2·(34-12)·2 + 2·24 + 40 = 176, adapters 3·2·31·2 = 372
-    counted = necessary_flops(config, 1, {"response_tokens": 2, "lora_rank": 1, "epochs": 3})
-    assert counted == 400 + 296 + 3 * (160 + 40 + 176 + 372)
+    # weights: query, key, value and output 2·2 each, gate, up and down 2·3 each; logits of 2: 2·2·5·2 = 40
+    # of the 3 tokens that are read, 2 are looked at: 2·(4+4)·3 + 2·(4+4+18)·2 = 152, attention 4·2·(6-1) = 40
+    # back: without query, key and value 2·(4+18)·2 = 88, attention 80, logits 40
+    # adapters: 2·((4+4)·3 + (4+4)·2 + (5+5+5)·2) = 140, in an epoch three times
+    # reward of 5 tokens, of which 1 is looked at: 2·(4+4)·5 + 2·(4+4+18)·1 + 4·2·(15-10) = 172
+    counted = necessary_flops(config, 2, {"response_tokens": 2, "lora_rank": 1, "epochs": 3})
+    assert counted == 2 * (152 + 40 + 40) + 172 + 3 * (152 + 40 + 40 + 88 + 80 + 40 + 3 * 140)
 
 
 # What the programs are made of

@@ -105,8 +105,8 @@ def test_slope_of_growth_is_the_exponent() -> None:
 def results() -> list[Results]:
     runs = [*update_runs([1.0, 2.0, 4.0], [6.0, 6.0, 8.0])]
     runs = [replace(run, figures={**run.figures, "memory_growth_mib": 100.0 + run.seed}) for run in runs]
-    runs += [replace(run, side=side) for run in runs for side in ("ours, full", "TRL 1.12 full") if
-             run.side == (OURS if side.startswith("ours") else PEER)]  # fmt: skip
+    floor = {"share_percent": 50.0, "floor_seconds": 1.0}
+    runs = [replace(run, figures=run.figures | floor) if run.side == OURS else run for run in runs]
     grown = [
         Run(growth.case_of(axis, factor), "ours", seed, {"seconds": factor, "memory_growth_mib": factor**0.5})
         for axis in growth.AXES
@@ -145,9 +145,11 @@ def test_page_is_written_between_its_marks(tmp_path: Path, results: list[Results
     assert text.endswith("After\n")
     assert "old" not in text
     assert "| one PPO update, 3.2M | 2.00 CPU s |" in text
+    assert "| share of the floor, 3.2M (floor 1.00 CPU s) | 50.0 % |" in text
     assert "| growth of memory with prompts | 0.500 slope |" in text
     assert "`gpu` is not measured: no machine with a GPU was at hand" in text
     assert "Measured on 2 CPU cores; 3 seeds: `ppo-update`." in text
+    assert "2 seeds: `growth`." in text
     assert written == [file, directory / "ratios.svg", directory / "growth.svg"]
 
 

@@ -36,7 +36,7 @@ def _job(axis: str, factor: int, scale: Scale) -> Job:
     model = random_model(width * math.isqrt(at["model size"]), layers, 600, rollouts)
     options = update_options(
         model, rollouts, response_tokens=tokens * at["response length"], epochs=2, minibatches=rollouts // 8,
-        micro_batch=8, updates=3 if scale == "full" else 2, tuning="lora",
+        micro_batch=8, tuning="lora",
     )  # fmt: skip
     return Job(case_of(axis, factor), OURS, "our_ppo", options)
 

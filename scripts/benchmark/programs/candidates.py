@@ -25,19 +25,19 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
 
     Args:
         options: `way` (`ours`, `one prompt` or `batched`), `prompts`, `candidates` (of each),
-            `response_tokens`, `seed`.
+            `response_tokens`, `seed`; `every` (n: only each n-th prompt is answered).
     """
     Device()
     way = {"ours": ours, "one prompt": prompt_by_prompt, "batched": batched}[options["way"]]
     tokenizer = load_tokenizer(WEIGHTS_DIR)
     texts = read_prompts(PROMPTS)
-    wanted = [texts[index % len(texts)] for index in range(options["prompts"])]
+    wanted = [texts[index % len(texts)] for index in range(0, options["prompts"], options.get("every", 1))]
     prompt_ids = encode_prompts(tokenizer, [Prompt(str(i), text) for i, text in enumerate(wanted)])
     run = way(options, tokenizer)
     run(prompt_ids[:2])  # warms up
     clock = meter.CpuClock()
     tokens = run(prompt_ids)
-    count = options["prompts"] * options["candidates"]
+    count = len(prompt_ids) * options["candidates"]
     return {"candidates_per_second": count / clock.seconds(), "mean_tokens": tokens / count}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
@@ -15,6 +15,8 @@ from trainers.records import Prompt, read_jsonl
 
 RATE_SECONDS = 1.0
 """Spent on measuring the rate."""
+KEY_AND_VALUE, QUERY_KEY_VALUE = (1, 2), 3
+"""Places in `layer_shapes`."""
 
 
 def measure(options: dict[str, Any]) -> dict[str, float]:
@@ -43,23 +45,42 @@ def necessary_flops(config: PreTrainedConfig, prompt: int, options: dict[str, An
     """Floating-point operations that one response cannot do without in an update with an adapter.
 
     Its tokens pass once through the model while they are sampled, once through the reference, once through
-    the reward model, and in each epoch forward and back; logits are needed of response tokens only. The
+    the reward model, and in each epoch forward and back. Only the response's positions are looked at in the
+    end, of the reward model's only the last: of the others the last layer needs keys and values alone. The
     base's weights are frozen: they pass gradients on but have none, and below the first adapters nothing is
     passed on.
     """
-    response, width = options["response_tokens"], config.hidden_size
+    response = options["response_tokens"]
     read = prompt + response - 1  # nothing follows the last token
-    linear: int = sum(a * b for a, b in layer_shapes(config)) * config.num_hidden_layers
-    first = sum(a * b for a, b in layer_shapes(config)[:3])  # query, key and value of the lowest layer
-    adapters = sum(options["lora_rank"] * (a + b) for a, b in layer_shapes(config)) * config.num_hidden_layers
-    heads = config.num_attention_heads * head_size(config) * config.num_hidden_layers
-    attention = 4 * heads * read * (read + 1) / 2  # causal
-    logits = 2 * width * config.vocab_size * response
-    forward = 2 * linear * read + attention
-    with_end = 2 * linear * (read + 2) + attention  # the reward model reads the last token and the end
-    back = 2 * (linear - first) * read + 2 * attention + logits
-    epoch = forward + logits + back + 3 * 2 * adapters * read
-    return float(2 * (forward + logits) + with_end + options["epochs"] * epoch)
+    policy = _Pass.of(config, read, looked_at=response, rank=options["lora_rank"])
+    reward = _Pass.of(config, read + 2, looked_at=1)  # it reads the last token and the end
+    logits = 2 * config.hidden_size * config.vocab_size * response
+    epoch = policy.forward + logits + policy.back + logits + 3 * policy.adapters
+    return float(2 * (policy.forward + logits) + reward.forward + options["epochs"] * epoch)
+
+
+class _Pass(NamedTuple):
+    """Operations of one sequence in all layers."""
+
+    forward: float
+    back: float
+    """Of the gradient that is passed on."""
+    adapters: float
+    """Of the adapters, forward."""
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, read: int, looked_at: int, rank: int = 0) -> _Pass:
+        shapes, heads = layer_shapes(config), config.num_attention_heads * head_size(config)
+        forward = back = adapters = 0.0
+        for layer in range(config.num_hidden_layers):
+            unread = read - looked_at if layer == config.num_hidden_layers - 1 else 0
+            tokens = [read if place in KEY_AND_VALUE else read - unread for place in range(len(shapes))]
+            products = [2 * a * b * count for (a, b), count in zip(shapes, tokens, strict=True)]
+            attention = 4 * heads * (read * (read + 1) - unread * (unread + 1)) / 2  # causal
+            forward += sum(products) + attention
+            back += sum(products[0 if layer else QUERY_KEY_VALUE :]) + 2 * attention
+            adapters += sum(2 * rank * (a + b) * count for (a, b), count in zip(shapes, tokens, strict=True))
+        return cls(forward, back, adapters)
 
 
 def layer_shapes(config: PreTrainedConfig) -> list[tuple[int, int]]:
