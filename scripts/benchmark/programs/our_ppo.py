@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from scripts.benchmark.programs import meter
 from scripts.benchmark.programs.devices import Device
@@ -35,17 +34,17 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     model = Path(options["model"])
     prompts = read_jsonl(model / "prompts.jsonl", Prompt)
     steps: list[None] = []
-    hook = register_optimizer_step_post_hook(lambda *_: steps.append(None))
     updates = meter.Updates(options["warm_up"], device.now)
     tokens = 0
     with tempfile.TemporaryDirectory() as directory:
         trainer, state = start(a_config(options, model), RunDir(Path(directory)), None)
+        # of the policy alone: the value model, which has its own optimizer, makes steps too
+        trainer.optimizer.register_step_post_hook(lambda *_: steps.append(None))
         with trainer.metrics:
             updates.begin()
             for _ in range(options["updates"]):
                 tokens += one_update(trainer, state, prompts)
                 updates.end()
-    hook.remove()
     found = updates.figures()
     return {
         **found,
