@@ -20,6 +20,8 @@ from pathlib import Path
 import httpx
 
 from backend.errors import BackendError
+from backend.report_review import leaderboard_lines
+from backend.rounds import leaderboard
 from backend.service import Service
 from backend.settings import Settings
 from backend.status import RunView, WorkspaceStatus
@@ -178,7 +180,11 @@ class Demo:
         return status.round is not None and status.round.verdict is not None
 
     def _promote(self) -> None:
-        """Let the trained model write the next round's candidates, as the lead does by command."""
+        """Let a winner write the next round's candidates, as the lead does by command; else go on without."""
+        verdict = (current.verdict or {}).get("verdict") if (current := self._status().round) else None
+        if verdict != "better":
+            self._display.say("not promoted: the review does not say better · 盲评未判定更好，不上线")
+            return
         policies = [model.id for model in self._status().models if model.kind == "policy"]
         command = [sys.executable, "-m", "backend", "promote", policies[-1], "--workspace", WORKSPACE]
         environment = os.environ | self._system.environment()
@@ -188,8 +194,11 @@ class Demo:
         self._display.say(f"promoted {policies[-1]} · 已上线")
 
     def _report(self, directory: Path) -> None:
+        with self._service.store.reading() as session:
+            standings = leaderboard(session, WORKSPACE)
         report = build_report(
             self._status(),
+            standings,
             seconds_total=time.monotonic() - self._began,
             peak_rss_mb=self._memory.peak_mb,
         )
@@ -197,7 +206,7 @@ class Demo:
         path = directory / "report.json"
         path.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         self._display.say()
-        for line in describe(report):
+        for line in (*describe(report), *leaderboard_lines(standings)):
             self._display.say(line)
         self._display.say(f"  report: {path}")
 

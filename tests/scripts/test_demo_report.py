@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from backend.status import AdviceView, Counts, ModelView, RoundView, RunView, WorkspaceStatus
 from scripts.demo_report import build_report, describe
+from trainers.leaderboard import Match, rank_versions
+from trainers.verdict import Tally
 
 FIELDS = {
     "prompts", "candidates", "candidates_regenerated", "rankings", "annotators", "agreement", "reward_model",
-    "ppo", "review", "length_before", "length_after", "garbled_after", "models", "advice", "seconds_total",
-    "peak_rss_mb",
+    "ppo", "review", "length_before", "length_after", "garbled_after", "rounds", "leaderboard", "models",
+    "advice", "seconds_total", "peak_rss_mb",
 }  # fmt: skip
 REWARD = {
     "accuracy": 0.91, "interval": [0.86, 0.95], "ceiling": 0.94, "agreement": 0.88, "baseline_longer": 0.1,
@@ -69,11 +73,11 @@ GATED = status(*GENERATED, run("reward", REWARD | {"outcome": "failed", "accurac
 
 @pytest.mark.parametrize("case", [WHOLE, GATED, status()], ids=["whole", "gated", "nothing done"])
 def test_report_always_has_exactly_its_fields(case: WorkspaceStatus) -> None:
-    assert build_report(case, seconds_total=300.0, peak_rss_mb=2000.0).keys() == FIELDS
+    assert build_report(case, (), seconds_total=300.0, peak_rss_mb=2000.0).keys() == FIELDS
 
 
 def test_whole_journey_is_reported() -> None:
-    report = build_report(WHOLE, seconds_total=312.34, peak_rss_mb=2000.5)
+    report = build_report(WHOLE, (), seconds_total=312.34, peak_rss_mb=2000.5)
     assert (report["candidates"], report["candidates_regenerated"]) == (480, 10)
     assert report["agreement"] == 0.88
     assert report["reward_model"].keys() == {
@@ -91,7 +95,7 @@ def test_whole_journey_is_reported() -> None:
 
 
 def test_what_was_not_reached_is_none() -> None:
-    report = build_report(GATED, seconds_total=1.0, peak_rss_mb=1.0)
+    report = build_report(GATED, (), seconds_total=1.0, peak_rss_mb=1.0)
     assert (report["ppo"], report["review"], report["length_after"]) == (None, None, None)
     assert report["reward_model"]["outcome"] == "failed"
 
@@ -99,8 +103,45 @@ def test_what_was_not_reached_is_none() -> None:
 def test_runs_of_earlier_rounds_and_failed_runs_do_not_count() -> None:
     earlier = run("ppo", PPO | {"updates": 99}, "demo-r0")
     failed = run("reward", REWARD, state="failed")
-    report = build_report(status(earlier, failed), seconds_total=1.0, peak_rss_mb=1.0)
+    report = build_report(status(earlier, failed), (), seconds_total=1.0, peak_rss_mb=1.0)
     assert (report["ppo"], report["reward_model"]) == (None, None)
+
+
+def test_every_round_is_reported_and_the_newest_again_at_the_top() -> None:
+    first = RoundView("demo-r1", 1, "decided", VERDICT, 40, 40, "", 0.0, 1.0)
+    second = RoundView(
+        "demo-r2",
+        2,
+        "decided",
+        VERDICT | {"verdict": "no_difference", "win_rate": 0.52},
+        40,
+        40,
+        "",
+        2.0,
+        3.0,
+    )
+    both = dataclasses.replace(
+        status(run("ppo", PPO), run("ppo", PPO | {"updates": 5}, "demo-r2")),
+        round=second,
+        rounds=(first, second),
+    )
+    standings = rank_versions(
+        [
+            Match("base", "policy-demo-1", Tally(30, 2, 8)),
+            Match("policy-demo-1", "policy-demo-2", Tally(20, 3, 17)),
+        ]
+    )
+    report = build_report(both, standings, seconds_total=1.0, peak_rss_mb=1.0)
+    assert json.loads(json.dumps(report)) == report
+    assert [(r["round"], r["ppo"]["updates"], r["review"]["verdict"]) for r in report["rounds"]] == [
+        (1, 18, "better"), (2, 5, "no_difference"),
+    ]  # fmt: skip
+    assert report["review"] == report["rounds"][1]["review"] and report["ppo"]["updates"] == 5
+    assert [found["version"] for found in report["leaderboard"]] == ["policy-demo-2", "policy-demo-1", "base"]
+    said = "\n".join(describe(report))
+    assert (
+        said.index("Round 1") < said.index("model is better") < said.index("Round 2") < said.index("no diff")
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,4 +154,4 @@ def test_runs_of_earlier_rounds_and_failed_runs_do_not_count() -> None:
     ids=["whole", "gated", "nothing done"],
 )
 def test_summary_says_how_it_ended(case: WorkspaceStatus, said: str) -> None:
-    assert said in "\n".join(describe(build_report(case, seconds_total=1.0, peak_rss_mb=1.0)))
+    assert said in "\n".join(describe(build_report(case, (), seconds_total=1.0, peak_rss_mb=1.0)))
