@@ -33,7 +33,8 @@ WORKSPACE_SETTINGS = frozenset(
     }
 )  # fmt: skip
 """What a workspace may set for itself."""
-_EARLIER_POLICIES = 2
+_POLICIES = 2
+"""Policies that write candidates beside the base model: the serving one, and the one that it came from."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def queue_generate(session: Session, settings: Settings, workspace_id: str) -> Q
     prompts = store.prompts(session, workspace_id, "new")
     if not prompts:
         return None
-    policies = registry.serving_history(store.promotions(session, workspace_id))[1:][-_EARLIER_POLICIES:]
+    *newest_first, _ = registry.ancestors(session, workspace.serving_policy)
+    policies = newest_first[:_POLICIES][::-1]
     config = GenerationConfig(
         **_common(settings),
         candidates_per_prompt=settings.candidates_per_prompt,

@@ -177,6 +177,15 @@ def serving_history(promotions: Sequence[PromotionRow]) -> list[str]:
     return stack
 
 
+def ancestors(session: Session, model_id: str) -> list[str]:
+    """A policy, the one that it was trained from, and so on; the base model last."""
+    chain = [model_id]
+    while chain[-1] != BASE:
+        row = session.get(ModelRow, chain[-1])
+        chain.append(row.parent if row is not None else BASE)
+    return chain
+
+
 def collect_garbage(session: Session, models_dir: Path) -> list[str]:
     """Delete what crashes left below `models_dir`: every directory that no row knows. Only at start, alone.
 

@@ -6,7 +6,7 @@ generate stage writes the result; the backend's advice and report read it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -50,6 +50,10 @@ class Spread:
     """By the language of the answer, because the same takes fewer characters in Chinese."""
     style_lengths: dict[str, float]
     """Median length of each style's answers."""
+    policies: dict[str, int]
+    """Answers that each policy wrote."""
+    mixed_prompts: int
+    """Prompts whose answers two or more policies wrote: ranking them compares the policies."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +86,8 @@ def measure_spread(candidates: Iterable[Candidates]) -> Spread:
         ),
         lengths={name: _lengths(by_language[name]) for name in sorted(by_language)},
         style_lengths={style: median(by_style[style]) for style in sorted(by_style)},
+        policies=dict(Counter(response.policy for response in answers)),
+        mixed_prompts=sum(len({response.policy for response in own}) > 1 for _, own in ranked),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import store
+from backend import registry, store
 from backend.errors import ConflictError, RegistryError
 from backend.inputs import (
     candidates_records,
@@ -23,7 +23,7 @@ from backend.inputs import (
 from backend.settings import Settings
 from backend.store import Store
 from backend.tables import ModelRow, PromptRow, RankingRow, ResponseRow, RunRow, WorkspaceRow
-from trainers.config import CompareConfig, PPOConfig, RewardConfig
+from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig
 from trainers.manifest import MANIFEST, sha256_of
 from trainers.preferences import derive_preferences
 from trainers.records import Candidates, Prompt, Ranking, read_jsonl
@@ -240,6 +240,31 @@ def test_generation_takes_the_new_prompts_once(opened: Store, settings: Settings
         assert store.prompts(session, "team", "generating")[0].prompt_id == "p99"
         assert queue_generate(session, settings, "team") is None
     assert [p.id for p in read_jsonl(run_dir(settings, queued.run).input("prompts.jsonl"), Prompt)] == ["p99"]
+
+
+def test_candidates_come_from_the_serving_policy_its_parent_and_the_base(
+    opened: Store, settings: Settings
+) -> None:
+    parents = {1: "base", 2: "policy-team-1", 3: "policy-team-2", 4: "policy-team-1"}
+    for number, parent in parents.items():
+        model_id = add_model(opened, settings, "policy", number)
+        with opened.session() as session:
+            session.get_one(ModelRow, model_id).parent = parent
+    seen = []
+    for number in (0, 1, 3, 0, 4):  # promoted one after the other; 0 is the base model
+        serving = f"policy-team-{number}" if number else "base"
+        with opened.session() as session:
+            registry.promote(session, "team", serving, "")
+            prompt = f"new-{len(seen)}"
+            session.add(PromptRow(workspace="team", prompt_id=prompt, text=prompt, split="train"))
+            session.flush()
+            queued = queue_generate(session, settings, "team")
+        assert queued
+        config = GenerationConfig.read(run_dir(settings, queued.run).config_path)
+        assert [Path(path).name for path in config.policies] == list(config.policy_ids)
+        seen.append(config.policy_ids)
+    one, two, three, four = (f"policy-team-{number}" for number in (1, 2, 3, 4))
+    assert seen == [(), (one,), (two, three), (), (one, four)]
 
 
 def test_workspace_may_set_what_concerns_it_alone(settings: Settings) -> None:

@@ -132,6 +132,9 @@ def test_later_rounds_draw_from_the_newest_policy_and_the_base_and_take_turns_wi
         "policy-2",
         "policy-3",
     }
+    two = config(policies=("a", "b"), policy_ids=("policy-1", "policy-2"))
+    for prompt in prompts_of([f"question {n}" for n in range(40)]):
+        assert sorted(job.policy for job in first_jobs(two, prompt)) == ["base", "policy-1", "policy-2"]
     newest_styles = {job.style for of_prompt in jobs for job in of_prompt if job.policy == "policy-3"}
     assert len(newest_styles) == 4  # no style belongs to one policy
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def test_similarity_is_the_mean_of_every_two_answers_of_a_prompt() -> None:
     spread = measure_spread([answers("a?", "abc def", "abc def", "xyz"), answers("b?", "hello", "hello!")])
     assert spread.similarity == pytest.approx((1 / 3 + 1) / 2)
     assert spread.alike_prompts == 1
+
+
+def test_who_wrote_the_answers_is_counted_without_those_that_nobody_ranks() -> None:
+    def written_by(prompt: str, *policies: str) -> Candidates:
+        entry = answers(prompt, *("text" for _ in policies), flags={3: "empty"})
+        responses = zip(entry.responses, policies, strict=True)
+        return replace(entry, responses=tuple(replace(own, policy=name) for own, name in responses))
+
+    spread = measure_spread(
+        [written_by("a?", "base", "base", "base", "new"), written_by("b?", "base", "new")]
+    )
+    assert spread.policies == {"base": 4, "new": 1}
+    assert (spread.mixed_prompts, spread.prompts) == (1, 2)
 
 
 def test_a_prompt_of_one_style_is_counted() -> None:
