@@ -1,4 +1,4 @@
-"""`python -m backend COMMAND`: serve, look, train, promote, roll back, report, export.
+"""`python -m backend COMMAND`: serve, look, train, promote, roll back, exclude, report, export.
 
 Configures logging, reads the settings and turns every error that a user can act on into one line. `serve` is
 the server; the other commands work beside it, on the same database.
@@ -7,6 +7,7 @@ the server; the other commands work beside it, on the same database.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import signal
 import sys
@@ -20,15 +21,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backend import store
+from backend import lineage_text, store
 from backend.adjudication import TAB
 from backend.errors import BackendError, ConflictError
+from backend.exclusions import exclude, include
 from backend.inputs import candidates_records, ranking_record
+from backend.lineage import Dependence, lineage_of
 from backend.report import Report, to_json, to_page, to_text
 from backend.rounds import build_report
 from backend.service import Service, TrainingAnswer
 from backend.settings import Settings
-from backend.status import RoundView, RunView, WorkspaceStatus
+from backend.status import ModelView, RoundView, RunView, WorkspaceStatus
 from trainers.errors import TrainerError
 from trainers.preferences import derive_preferences, to_llama_factory, to_trl
 
@@ -96,8 +99,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
 def _train(settings: Settings, options: argparse.Namespace) -> int:
     service = Service(settings)
     name = _workspace(service, options)
-    project = service.status(name).ranking_project
-    answer = service.start_ppo(name) if options.ppo else service.start_training(project)
+    ranking = service.status(name).ranking_project
+    answer = service.start_ppo(name) if options.ppo else service.start_training(ranking, serve=options.start)
     _call_server(service, name)
     return _tell(answer)
 
@@ -146,6 +149,39 @@ def _retry(settings: Settings, options: argparse.Namespace) -> int:
     for name in service.workspaces():
         _call_server(service, name)
     print(f"`{options.run_id}` is queued again; it goes on where it was")
+    return 0
+
+
+def _exclude(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    with service.store.session() as session:
+        number = exclude(session, name, options.annotator, options.reason)
+    _call_server(service, name)
+    print(
+        f"{number} rankings of annotator `{options.annotator}` do not count any more;"
+        " `python -m backend train` trains without them, `python -m backend include` undoes it"
+    )
+    return 0
+
+
+def _include(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    with service.store.session() as session:
+        number = include(session, name, options.annotator)
+    _call_server(service, name)
+    print(f"{number} rankings of annotator `{options.annotator}` count again")
+    return 0
+
+
+def _lineage(settings: Settings, options: argparse.Namespace) -> int:
+    with Service(settings).store.reading() as session:
+        lineage = lineage_of(session, options.model)
+    if options.format == "json":
+        print(json.dumps(lineage.to_json(), ensure_ascii=False, indent=2))
+    else:
+        print(lineage_text.to_text(lineage), end="")
     return 0
 
 
@@ -222,6 +258,8 @@ def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
     console.print(steps)
     if status.rounds:
         console.print(_rounds_table(status.rounds))
+    if status.models:
+        console.print(_models_table(status.models))
     if status.runs:
         console.print(_runs_table(service, status.runs[-8:]))
     for advice in status.advice:
@@ -244,6 +282,16 @@ def _rounds_table(rounds: Sequence[RoundView]) -> Table:
             "" if rate is None else f"{rate:.0%}",
             "" if p is None else f"{p:.3g}",
         )
+    return table
+
+
+def _models_table(models: Sequence[ModelView]) -> Table:
+    table = Table("model", "from", "state", "depends on", title="models · 模型")
+    for model in models:
+        behind = " · ".join(lineage_text.dependence_words(Dependence(model.rankings, model.removed)))
+        state = "serving" if model.serving else model.state
+        cells = (model.id, model.parent if model.kind == "policy" else "", state, behind)
+        table.add_row(*map(Text, cells), style="yellow" if model.removed else "")
     return table
 
 
@@ -292,13 +340,26 @@ def _parser() -> argparse.ArgumentParser:
     command("serve", _serve, "run the backend: web, workflows and trainers, until SIGTERM or Ctrl-C")
     of_workspace(command("status", _status, "show rounds, runs, metrics and the next step"))
     train = of_workspace(command("train", _train, "train the reward model now, or with --ppo the policy"))
-    train.add_argument("--ppo", action="store_true", help="start PPO of the current round by hand")
+    how = train.add_mutually_exclusive_group()
+    how.add_argument("--ppo", action="store_true", help="start PPO of the current round by hand")
+    how.add_argument(
+        "--from", dest="start", default="", metavar="MODEL",
+        help="promote this policy first and train from it; `base` for the base model",
+    )  # fmt: skip
     of_workspace(command("conclude", _conclude, "end the review with the judgements that are there"))
     of_workspace(command("adjudicate", _adjudicate, "send tasks that divide the team to one more annotator"))
     promote = of_workspace(command("promote", _promote, "let a policy write the next round's candidates"))
     promote.add_argument("model", help="its id, e.g. policy-team-1; `base` for the base model")
     promote.add_argument("--reason", default="by command", help="kept in the history")
     of_workspace(command("rollback", _rollback, "let the policy that served before serve again"))
+    excluded = of_workspace(command("exclude", _exclude, "let an annotator's rankings not count any more"))
+    excluded.add_argument("--annotator", type=int, required=True, help="the id that report and lineage show")
+    excluded.add_argument("--reason", default="", help="kept with it")
+    included = of_workspace(command("include", _include, "let an excluded annotator's rankings count again"))
+    included.add_argument("--annotator", type=int, required=True, help="the id of the annotator")
+    lineage = command("lineage", _lineage, "show what a model comes from, to the exact rankings")
+    lineage.add_argument("model", help="its id, e.g. policy-team-1")
+    lineage.add_argument("--format", choices=("text", "json"), default="text")
     command("cancel", _cancel, "stop a run for good").add_argument("run_id")
     command("retry", _retry, "try a failed or cancelled run again").add_argument("run_id")
     report = command("report", _report, "show what a round found: verdict, leaderboard, figures, advice")

@@ -27,10 +27,25 @@ FEWEST_FAR = 3
 NAMED = 3
 SUSPICIOUS_SHARE = 0.2
 UNSEEN_GAP = 0.2
+REMOVED_SHARE = 0.05
 GARBLED_SHARE = 0.02
 UNSTABLE_STOPS = frozenset(
     {"kl", "length_collapse", "length_explosion", "garbled", "over_optimisation", "diverged"}
 )
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Rankings that models in use depend on and that do not count any more as they were."""
+
+    reward: int = 0
+    """Behind the newest reward model."""
+    of_reward: int = 0
+    serving: int = 0
+    """Behind the serving policy, its ancestors' included."""
+    of_serving: int = 0
+    clean: str = "base"
+    """The newest of the serving policy and its ancestors that depends on none of them."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Measurements:
     """`trainers.agreement.SelfConsistency` of the tasks that were served twice."""
     prompts_named: Mapping[str, str] = field(default_factory=dict)
     """Texts of the prompts that the results name."""
+    removed: Removed = field(default_factory=Removed)
 
 
 @dataclass(frozen=True)
@@ -331,6 +347,38 @@ def _suspicious(m: Measurements) -> Advice | None:
     )
 
 
+def _retrain(m: Measurements) -> Advice | None:
+    """The reward model learned from rankings that are gone or were edited; training again leaves them out."""
+    removed = m.removed
+    if not removed.reward:
+        return None
+    return Advice(
+        "retrain",
+        f"奖励模型学过的 {removed.of_reward} 个排序中，有 {removed.reward} 个已删除、修改或不再计入："
+        "请重新训练（`python -m backend train`），新模型不再用到它们。",
+        f"{removed.reward} of the {removed.of_reward} rankings that the reward model learned from were"
+        " deleted, edited or excluded since: train again (`python -m backend train`), and the new model is"
+        " without them.",
+        "start_training",
+    )
+
+
+def _retrain_from(m: Measurements) -> Advice | None:
+    """The serving policy carries removed rankings on, whatever is trained from it. A few do not matter."""
+    removed = m.removed
+    if not removed.of_serving or removed.serving / removed.of_serving <= REMOVED_SHARE:
+        return None
+    return Advice(
+        "retrain_from",
+        f"当前模型所依赖的 {removed.of_serving} 个排序中，有 {removed.serving} 个已删除、修改或不再计入，"
+        f"由它继续训练会带着它们的影响：`python -m backend train --from {removed.clean}` "
+        "会从不依赖它们的最新模型重新训练。",
+        f"{removed.serving} of the {removed.of_serving} rankings behind the serving policy were deleted,"
+        " edited or excluded since, and what is trained from it carries them on:"
+        f" `python -m backend train --from {removed.clean}` starts from the newest one without them.",
+    )
+
+
 def _few_prompts(m: Measurements) -> Advice | None:
     if not m.prompts or m.prompts >= FEW_PROMPTS:
         return None
@@ -345,5 +393,5 @@ def _few_prompts(m: Measurements) -> Advice | None:
 _RULES: tuple[Callable[[Measurements], Advice | None], ...] = (
     _promote, _garbled, _review_more, _review_few, _reward_low, _rank_more, _agreement_low, _inconsistent,
     _contested, _apart, _unstable, _unseen_worse, _unseen_far, _scenario_thin, _alike, _variants,
-    _length_bias, _suspicious, _few_prompts,
+    _length_bias, _suspicious, _retrain, _retrain_from, _few_prompts,
 )  # fmt: skip

@@ -33,6 +33,10 @@ class Data:
     """`trainers.agreement.SelfConsistency` of the tasks that were served twice."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Texts of the prompts that the results name (`named_prompts`)."""
+    depends_on: int = 0
+    """Rankings that the round's model depends on, its ancestors' included."""
+    removed: int = 0
+    """Those of them that do not count any more as they were."""
 
 
 def named_prompts(reward: Mapping[str, Any]) -> set[str]:
@@ -45,6 +49,7 @@ def named_prompts(reward: Mapping[str, Any]) -> set[str]:
 def data_rows(data: Data) -> list[Row]:
     """The section "Data" of the report."""
     return [
+        *_dependence_rows(data),
         *_agreement_rows(data.reward.get("team") or {}),
         *_consistency_rows(data.consistency),
         *_suspicious_rows(data),
@@ -56,6 +61,15 @@ def data_rows(data: Data) -> list[Row]:
 def quoted(prompt_ids: Iterable[str], prompts: Mapping[str, str]) -> str:
     """Prompts as people recognise them: the beginning of each."""
     return ", ".join(f"“{_cut(prompts.get(prompt_id, prompt_id))}”" for prompt_id in prompt_ids)
+
+
+def _dependence_rows(data: Data) -> list[Row]:
+    rows: list[Row] = []
+    if data.removed:
+        shown = f"{data.removed} / {data.depends_on}"
+        rows.append(("模型依赖的排序中已删除、修改或不再计入的",
+                     "rankings behind the model that are gone or changed", shown))  # fmt: skip
+    return rows
 
 
 def _agreement_rows(team: Mapping[str, Any]) -> list[Row]:
@@ -121,7 +135,18 @@ def _spread_rows(spread: Mapping[str, Any]) -> list[Row]:
         ("回答字符数（10% – 中位 – 90%）", "characters an answer (10 % – median – 90 %)", "; ".join(lengths)),
         ("与题目语言不同的回答", "answers not in the prompt's language",
          f"{spread['other_language']} / {spread['answers']}"),
+        *_policy_rows(spread),
     ]  # fmt: skip
+
+
+def _policy_rows(spread: Mapping[str, Any]) -> list[Row]:
+    """Who wrote the candidates, from the second round on."""
+    policies: Mapping[str, int] = spread.get("policies") or {}
+    if len(policies) < 2:
+        return []
+    each = ", ".join(f"{name} {number}" for name, number in sorted(policies.items()))
+    shown = f"{each}; 混合的题目 mixed prompts: {spread['mixed_prompts']} / {spread['prompts']}"
+    return [("各模型写的候选回答", "answers by the model that wrote them", shown)]
 
 
 def _coverage_rows(coverage: Mapping[str, Any], prompts: Mapping[str, str]) -> list[Row]:

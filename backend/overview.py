@@ -6,16 +6,16 @@ Studio, processes or DBOS; needs no running server.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend import store
+from backend.exclusions import annotators, exclusions
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
+from backend.lineage import dependences
 from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold, tasks_left
 from backend.rounds import advice_for, pending_comparisons, policy_of
 from backend.settings import Settings
@@ -40,15 +40,14 @@ def read_state(
     current = store.current_round(session, workspace_id)
     runs = store.runs(session, workspace_id)
     judged, comparisons = (0, 0) if current is None else judged_of(session, effective, current)
-    rankings = store.active_rankings(session, workspace_id)
     published = prompts.get("published", 0)
     return WorkspaceState(
         prompts_new=prompts.get("new", 0),
         generating=any(run.kind == "generate" and run.state in ("queued", "running") for run in runs),
         prompts_published=published,
-        rankings=len(rankings),
+        rankings=len(store.active_rankings(session, workspace_id)),
         rankings_new=store.new_rankings(session, workspace_id),
-        rankings_open=_rankings_open(published, rankings, effective.rankings_per_task),
+        rankings_open=_rankings_open(session, workspace_id, published, effective.rankings_per_task),
         train_after_rankings=effective.train_after_rankings,
         training_requested=training_requested,
         round_state=current.state if current else None,
@@ -60,10 +59,14 @@ def read_state(
     )
 
 
-def _rankings_open(published: int, rankings: Sequence[RankingRow], per_task: int) -> int:
-    """How many more rankings Label Studio will ask for."""
-    made = Counter(ranking.prompt_id for ranking in rankings)
-    return max(0, published * per_task - sum(min(number, per_task) for number in made.values()))
+def _rankings_open(session: Session, workspace_id: str, published: int, per_task: int) -> int:
+    """How many more rankings Label Studio will ask for; it counts those of excluded people too."""
+    made = (
+        select(func.count())
+        .where(RankingRow.workspace == workspace_id, RankingRow.state == "active")
+        .group_by(RankingRow.prompt_id)
+    )
+    return max(0, published * per_task - sum(min(number, per_task) for number in session.scalars(made)))
 
 
 def _decision_open(session: Session, current: RoundRow) -> bool:
@@ -127,9 +130,6 @@ def _newest_reward(runs: Any) -> RewardRun | None:
 
 def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Counts:
     prompts = store.prompt_counts(session, workspace_id)
-    annotators = select(func.count(func.distinct(RankingRow.annotator))).where(
-        RankingRow.workspace == workspace_id, RankingRow.state == "active"
-    )
     responses = select(func.count()).where(ResponseRow.workspace == workspace_id)
     malformed = select(func.count()).where(
         RankingRow.workspace == workspace_id, RankingRow.state == "malformed"
@@ -137,6 +137,7 @@ def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Count
     judgements = select(func.count()).where(
         JudgementRow.workspace == workspace_id, JudgementRow.state == "active"
     )
+    excluded = {row.annotator for row in exclusions(session, workspace_id)}
     threshold = rankings_threshold(state)
     return Counts(
         prompts=sum(number for name, number in prompts.items() if name != "deleted"),
@@ -146,7 +147,7 @@ def _counts(session: Session, workspace_id: str, state: WorkspaceState) -> Count
         rankings=state.rankings,
         rankings_new=state.rankings_new,
         rankings_needed=max(0, threshold - state.rankings_new) if threshold is not None else 0,
-        annotators=session.scalars(annotators).one(),
+        annotators=len(annotators(session, workspace_id).keys() - excluded),
         malformed=session.scalars(malformed).one(),
         comparisons=state.comparisons,
         judgements=session.scalars(judgements).one(),
@@ -173,10 +174,12 @@ def _round_view(session: Session, settings: Settings, current: RoundRow) -> Roun
 
 
 def _model_views(session: Session, workspace_id: str, serving: str) -> list[ModelView]:
+    dependent = dependences(session, workspace_id)
     return [
         ModelView(
             id=model.id, kind=model.kind, round_id=model.round_id, run_id=model.run_id, parent=model.parent,
             state=model.state, serving=model.id == serving, metrics=model.metrics, created=model.created,
+            rankings=dependent[model.id].rankings, removed=dependent[model.id].removed,
         )
         for model in store.models(session, workspace_id)
     ]  # fmt: skip

@@ -15,9 +15,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend import registry, store
-from backend.advice import Advice, Measurements, advise
+from backend.advice import Advice, Measurements, Removed, advise
 from backend.data_report import Data, data_rows, named_prompts
 from backend.inputs import ranking_record, settings_of
+from backend.lineage import Dependence, dependences, newest_clean
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
@@ -128,8 +129,24 @@ def advice_for(
         verdict=(judged.verdict if judged else None) or {},
         comparisons_wanted=effective.review_seen + effective.review_unseen,
         promoted=policy is not None and policy.id == workspace.serving_policy,
+        removed=_removed(session, workspace),
     )
     return advise(measured)
+
+
+def _removed(session: Session, workspace: WorkspaceRow) -> Removed:
+    """What the models in use depend on that does not count any more."""
+    dependent = dependences(session, workspace.id)
+    rewards = [model.id for model in store.models(session, workspace.id) if model.kind == "reward"]
+    reward = dependent[rewards[-1]] if rewards else Dependence()
+    serving = dependent.get(workspace.serving_policy, Dependence())
+    return Removed(
+        reward=reward.removed,
+        of_reward=reward.rankings,
+        serving=serving.removed,
+        of_serving=serving.rankings,
+        clean=newest_clean(session, workspace.serving_policy, dependent),
+    )
 
 
 def _newest_judged(session: Session, current: RoundRow | None) -> RoundRow | None:
@@ -173,7 +190,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
             Example(row.prompt, row.before, row.after, row.seen, judged.get(row.id, ""))
             for row in (store.comparisons(session, current.id) if current.verdict else ())
         ],
-        data=data_rows(_data_of(session, workspace.id, results)),
+        data=data_rows(_data_of(session, workspace.id, results, _model_of(session, current.id))),
     )
 
 
@@ -184,9 +201,18 @@ def _consistency(session: Session, workspace_id: str, rankings: Sequence[Ranking
     return asdict(self_consistency(map(ranking_record, rankings), map(ranking_record, repeated)))
 
 
-def _data_of(session: Session, workspace_id: str, results: Mapping[str, dict[str, Any]]) -> Data:
+def _model_of(session: Session, round_id: str) -> str:
+    """The round's policy, or before there is one its reward model; empty before that."""
+    query = select(ModelRow.id).where(ModelRow.round_id == round_id).order_by(ModelRow.created.desc())
+    return session.scalars(query.limit(1)).first() or ""
+
+
+def _data_of(
+    session: Session, workspace_id: str, results: Mapping[str, dict[str, Any]], model_id: str
+) -> Data:
     rankings = store.active_rankings(session, workspace_id)
     reward = results.get("reward", {})
+    behind = dependences(session, workspace_id).get(model_id, Dependence())
     return Data(
         rankings=len(rankings),
         suspicious=sum(ranking.suspicious for ranking in rankings),
@@ -194,4 +220,6 @@ def _data_of(session: Session, workspace_id: str, results: Mapping[str, dict[str
         reward=reward,
         consistency=_consistency(session, workspace_id, rankings),
         prompts=store.prompt_texts(session, workspace_id, named_prompts(reward)),
+        depends_on=behind.rankings,
+        removed=behind.removed,
     )

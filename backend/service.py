@@ -139,8 +139,13 @@ class Service:
             store.add_hint(session, project, action)
         self._wake_up()
 
-    def start_training(self, project: int) -> TrainingAnswer:
-        """Train the reward model of the project's workspace now, however few new rankings there are."""
+    def start_training(self, project: int, *, serve: str = "") -> TrainingAnswer:
+        """Train the reward model of the project's workspace now, however few new rankings there are.
+
+        Args:
+            serve: a policy to promote first, so that the new one is trained from it.
+        Raises: NotFoundInStoreError, ConflictError, RegistryError: `serve` cannot be promoted.
+        """
         with self.store.reading() as session:
             workspace = store.workspace_of_project(session, project)
         if workspace is None:
@@ -152,7 +157,7 @@ class Service:
             if since < self.settings.training_cooldown_s:
                 return self._too_soon(workspace.id)
             self._look(workspace.id)  # rankings that no webhook told of
-            answer = self._start_training(workspace.id)
+            answer = self._start_training(workspace.id, serve)
             if answer.started:
                 self._asked[workspace.id] = time.monotonic()
                 self._wake_up()
@@ -369,13 +374,16 @@ class Service:
 
     # --- training on request ---
 
-    def _start_training(self, workspace_id: str) -> TrainingAnswer:
+    def _start_training(self, workspace_id: str, serve: str) -> TrainingAnswer:
         with self.store.session() as session:
             state = read_state(session, self.settings, workspace_id, training_requested=True)
             action = next_actions(state)[1]
             if isinstance(action, Waiting):
                 open_run = _open_run(session, workspace_id)
                 return TrainingAnswer(False, open_run, action.reason_zh, action.reason_en)
+            if serve:
+                registry.resolve(session, workspace_id, serve, base_model=self.settings.base_model)
+                registry.promote(session, workspace_id, serve, "to train from it")
             queued = queue_reward(session, self.settings, workspace_id, asked=True)
         return _answer(queued, "奖励模型")
 

@@ -90,6 +90,10 @@ class ModelView(View):
     serving: bool
     metrics: dict[str, Any]
     created: float
+    rankings: int = 0
+    """How many rankings it depends on, its ancestors' included."""
+    removed: int = 0
+    """Those of them that were deleted, edited or excluded since."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from backend.errors import FenceError, NotFoundInStoreError, SettingsError
+from backend.exclusions import counting
 from backend.tables import (
     Base,
     ComparisonRow,
@@ -194,15 +195,16 @@ def responses(session: Session, workspace_id: str, prompt_id: str | None = None)
 
 
 def active_rankings(session: Session, workspace_id: str) -> Sequence[RankingRow]:
-    """Those that count: of each person and task the newest, readable, not skipped or deleted."""
-    query = select(RankingRow).where(RankingRow.workspace == workspace_id, RankingRow.state == "active")
+    """Those that count: of each person and task the newest, readable, not skipped or deleted; of people who
+    are not excluded."""
+    query = select(RankingRow).where(*counting(workspace_id), RankingRow.state == "active")
     return session.scalars(query.order_by(RankingRow.annotation_id)).all()
 
 
 def repeated_rankings(session: Session, workspace_id: str) -> Sequence[RankingRow]:
     """Those of tasks that were served a second time, by people who can be told apart."""
     query = select(RankingRow).where(
-        RankingRow.workspace == workspace_id, RankingRow.state == "repeat", RankingRow.annotator != 0
+        *counting(workspace_id), RankingRow.state == "repeat", RankingRow.annotator != 0
     )
     return session.scalars(query.order_by(RankingRow.annotation_id)).all()
 
@@ -215,7 +217,7 @@ def dataset_hash(session: Session, workspace_id: str) -> str:
 
 def snapshot(rankings: Iterable[RankingRow]) -> list[list[Any]]:
     """What a run records of the rankings that it was given."""
-    return [[r.annotation_id, r.result_hash] for r in rankings]
+    return [list(ranking_key(row)) for row in rankings]
 
 
 def new_rankings(session: Session, workspace_id: str) -> int:
@@ -223,14 +225,14 @@ def new_rankings(session: Session, workspace_id: str) -> int:
 
     A run that failed or was cancelled counts: with the same rankings it is tried again only when asked.
     """
-    newest = (
-        select(RunRow.snapshot)
-        .where(RunRow.workspace == workspace_id, RunRow.kind == "reward")
-        .order_by(RunRow.created.desc(), RunRow.id)
-        .limit(1)
-    )
-    used = {tuple(key) for key in session.scalars(newest).first() or ()}
-    return sum((r.annotation_id, r.result_hash) not in used for r in active_rankings(session, workspace_id))
+    newest = newest_run(session, workspace_id, "reward")
+    used = {tuple(key) for key in newest.snapshot} if newest else set()
+    return sum(ranking_key(row) not in used for row in active_rankings(session, workspace_id))
+
+
+def ranking_key(row: RankingRow) -> tuple[int, str]:
+    """Annotation and what it says: an edited ranking is another one. A run's snapshot holds these."""
+    return row.annotation_id, row.result_hash
 
 
 # --- rounds and runs ---
@@ -278,6 +280,12 @@ def runs(session: Session, workspace_id: str, *, round_id: str | None = None) ->
     """Oldest first."""
     query = select(RunRow).where(RunRow.workspace == workspace_id).order_by(RunRow.created, RunRow.id)
     return session.scalars(query.where(RunRow.round_id == round_id) if round_id else query).all()
+
+
+def newest_run(session: Session, workspace_id: str, kind: RunKind) -> RunRow | None:
+    """The workspace's run of a kind that was queued last."""
+    query = select(RunRow).where(RunRow.workspace == workspace_id, RunRow.kind == kind)
+    return session.scalars(query.order_by(RunRow.created.desc(), RunRow.id).limit(1)).first()
 
 
 def run_for(session: Session, workspace_id: str, kind: RunKind, data: str) -> RunRow | None:
@@ -352,6 +360,13 @@ def forget_steps(session: Session, run_id: str, *, after_step: int) -> None:
 
 
 # --- models, comparisons, judgements ---
+
+
+def model(session: Session, model_id: str) -> ModelRow:
+    """Raises: NotFoundInStoreError: there is no such model."""
+    if (row := session.get(ModelRow, model_id)) is None:
+        raise NotFoundInStoreError(f"there is no model `{model_id}`; `python -m backend status` lists them")
+    return row
 
 
 def models(session: Session, workspace_id: str) -> Sequence[ModelRow]:

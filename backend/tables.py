@@ -152,6 +152,16 @@ class RankingRow(Base):
     """Submitted in the displayed order within seconds: perhaps not read."""
 
 
+class ExclusionRow(Base):
+    """An annotator whose rankings do not count, until they are included again."""
+
+    __tablename__ = "exclusions"
+    workspace: Mapped[str] = mapped_column(_ID, primary_key=True)
+    annotator: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[float] = mapped_column(default=time.time)
+
+
 class HintRow(Base):
     """A webhook's word that something changed; never trusted, only a reason to look."""
 

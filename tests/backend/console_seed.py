@@ -151,7 +151,14 @@ def _reward(session: Session, workspace: str, newest: bool) -> None:
             values["reward/heldout_loss"] = 0.24 + 0.46 * fall + noise.gauss(0, 0.008)
             values["reward/heldout_accuracy"] = 0.915 - 0.40 * fall + noise.gauss(0, 0.008)
         _metrics(session, "reward-5e6f7a8b", step, values)
-    session.get_one(RunRow, "reward-5e6f7a8b").snapshot = [[5000 + i, f"{i:016x}"] for i in range(132)]
+    reward = session.get_one(RunRow, "reward-5e6f7a8b")
+    reward.snapshot = [[5000 + i, f"{i:016x}"] for i in range(132)]
+    reward.config = {
+        "base_model": "embedded",
+        "seed": 7,
+        "ranking_decay": 0.8,
+        "lineage": {"serving": "base"},
+    }
     if not newest:
         _model(session, workspace, f"reward-{workspace}-1", "reward", "reward-5e6f7a8b", {"accuracy": 0.914})
 
@@ -175,6 +182,10 @@ def _ppo(session: Session, workspace: str, newest: bool) -> None:
         _metrics(session, "ppo-9c0d1e2f", update, values)
         if update % 4 == 1 or update == updates:
             _samples(session, update, rise)
+    session.get_one(RunRow, "ppo-9c0d1e2f").config = {
+        "base_model": "embedded", "seed": 7, "clip_range": 0.2,
+        "lineage": {"parent": "base", "reward_model": f"reward-{workspace}-1"},
+    }  # fmt: skip
     if not newest:
         _model(session, workspace, f"policy-{workspace}-1", "policy", "ppo-9c0d1e2f", {"reward_after": 1.87})
 

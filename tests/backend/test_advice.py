@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backend.advice import Advice, Measurements, advise
+from backend.advice import Advice, Measurements, Removed, advise
 
 VERDICT = {"win_rate": 0.9, "p_value": 0.001, "judged": 40, "win_rate_seen": 0.9, "win_rate_unseen": 0.9}
 
@@ -115,6 +115,18 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "5.0%",
     ),
     ("suspicious", {"rankings": 10, "suspicious": 3}, {"rankings": 10, "suspicious": 2}, "3"),
+    (
+        "retrain",
+        {"removed": Removed(reward=1, of_reward=134)},
+        {"removed": Removed(reward=0, of_reward=134, serving=1, of_serving=134)},
+        "134",
+    ),
+    (
+        "retrain_from",
+        {"removed": Removed(serving=21, of_serving=400, clean="policy-team-1")},
+        {"removed": Removed(serving=20, of_serving=400, clean="policy-team-1")},
+        "--from policy-team-1",
+    ),
     ("few_prompts", {"prompts": 59}, {"prompts": 60}, "59"),
 ]
 

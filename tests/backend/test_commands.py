@@ -57,6 +57,9 @@ def test_status_of_an_empty_system_says_what_to_do(
         (["cancel", "reward-99"], "there is no run `reward-99`"),
         (["retry", "reward-99"], "there is no run `reward-99`"),
         (["adjudicate"], "does not answer"),
+        (["exclude", "--annotator", "9"], "annotator `9` has no ranking in `team`; those who have: `1`"),
+        (["include", "--annotator", "1"], "annotator `1` is not excluded in `team`"),
+        (["lineage", "policy-team-9"], "there is no model `policy-team-9`"),
         (["report", "team-r9"], "there is no round `team-r9`"),
         (["report", "--out", "/proc/none/report.txt"], "`/proc/none/report.txt` cannot be written"),
     ],
@@ -172,3 +175,33 @@ def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None
         "export",
     ):
         assert command in shown
+
+
+def test_excluded_annotator_marks_the_models_until_included_again(
+    seeded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["exclude", "--annotator", "2", "--reason", "guesses"]) == 0
+    assert "44 rankings of annotator `2` do not count any more" in capsys.readouterr().out
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert "depends on 132 rankings, 44 of them gone or changed" in shown and "依赖 132 个排序" in shown
+    assert "44 of the 132 rankings that the reward model learned from" in shown
+    assert main(["report", "team-r1"]) == 0
+    assert "rankings behind the model that are gone or changed: 44 / 132" in capsys.readouterr().out
+    assert main(["export", "--out", str(seeded / "export")]) == 0
+    assert "from 88 rankings" in capsys.readouterr().out
+    assert main(["include", "--annotator", "2"]) == 0
+    assert "44 rankings of annotator `2` count again" in capsys.readouterr().out
+    assert main(["status"]) == 0
+    assert "gone or changed" not in capsys.readouterr().out
+
+
+def test_lineage_is_text_or_json(seeded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lineage", "policy-team-1"]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("policy-team-1 (policy)", "reward-team-1", "seed=7", "132 个排序 rankings: 132 不变"):
+        assert expected in shown, expected
+    assert main(["lineage", "policy-team-1", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [model["id"] for model in found["models"]] == ["policy-team-1", "reward-team-1"]
+    assert len(found["rankings"]) == 132 and found["rankings"][0]["annotation"] == 5000

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ConflictError, NotFoundInStoreError
+from backend.exclusions import exclude
 from tests.backend.whole import Whole
 
 
@@ -229,6 +230,47 @@ def test_better_policy_is_promoted_by_itself_and_writes_the_next_candidates(tmp_
         status = whole.service.status("team")
         assert status.round and (status.round.number, status.round.state) == (2, "collecting")
         assert whole.service.rollback("team") == "base"
+    finally:
+        whole.service.stop()
+
+
+def test_models_are_trained_again_without_an_excluded_annotator_or_a_deleted_ranking(tmp_path: Path) -> None:
+    whole = Whole(tmp_path, auto_promote="better", train_after_rankings=12, training_cooldown_s=0)
+    whole.service.start()
+    try:
+        whole.import_prompts(30)
+        whole.wait(lambda: whole.published() == 30)
+        whole.rank(6, user=1)
+        whole.rank(6, user=2)
+        whole.wait_for_round("reviewing")
+        whole.review()
+        whole.wait_for_round("decided")
+        assert whole.service.status("team").serving_policy == "policy-team-1"
+        assert "retrain" not in {advice.id for advice in whole.service.status("team").advice}
+
+        with whole.service.store.session() as session:
+            assert exclude(session, "team", 2, "") == 6
+        whole.label_studio.remove_annotation(
+            next(key for key, row in whole.label_studio.annotation_rows.items() if row["completed_by"] == 1)
+        )
+        whole.service.hint(whole.projects["ranking"], "ANNOTATION_DELETED")
+        whole.wait(lambda: whole.service.status("team").counts.rankings == 5)
+        status = whole.service.status("team")
+        assert [(model.rankings, model.removed) for model in status.models] == [(12, 7), (12, 7)]
+        assert {"retrain", "retrain_from"} <= {advice.id for advice in status.advice}
+
+        with pytest.raises(NotFoundInStoreError):
+            whole.service.start_training(whole.projects["ranking"], serve="policy-team-9")
+        answer = whole.service.start_training(whole.projects["ranking"], serve="base")
+        assert answer.started
+        whole.wait_for_round("reviewing", 2)
+        status = whole.service.status("team")
+        assert [(model.id, model.rankings, model.removed, model.parent) for model in status.models[2:]] == [
+            ("reward-team-2", 5, 0, "base"),
+            ("policy-team-2", 5, 0, "base"),
+        ]
+        assert status.serving_policy == "base"
+        assert not {"retrain", "retrain_from"} & {advice.id for advice in status.advice}
     finally:
         whole.service.stop()
 

@@ -44,7 +44,7 @@ class SeededService(Service):
     def hint(self, project: int, action: str) -> None:
         self.calls.append(("hint", project, action))
 
-    def start_training(self, project: int) -> TrainingAnswer:
+    def start_training(self, project: int, *, serve: str = "") -> TrainingAnswer:
         self.calls.append(("start_training", project))
         return TrainingAnswer(True, "reward-00000001", "开始训练。", "Training starts.")
 

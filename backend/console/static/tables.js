@@ -9,7 +9,8 @@ const SHOWN = 8;
 
 export function modelsTable(models) {
   const rows = models.slice().reverse().slice(0, SHOWN).map((model) => [
-    [h("code", {}, model.id), h("small", {}, stateText("kind", model.kind), model.metrics.accuracy ? ` · ${percent(model.metrics.accuracy)}` : "")],
+    [h("code", {}, model.id), h("small", {}, stateText("kind", model.kind), model.metrics.accuracy ? ` · ${percent(model.metrics.accuracy)}` : ""),
+      model.removed ? h("small", { class: "removed" }, t("model_removed", { removed: count(model.removed), rankings: count(model.rankings) })) : null],
     modelName(model.parent),
     clock(model.created),
     h("span", { class: `pill state-${model.serving ? "done" : "waiting"}` }, model.serving ? t("model_promoted") : stateText("model", model.state === "promoted" ? "published" : model.state)),

@@ -165,6 +165,10 @@ const TEXTS = {
   model_published: ["可用", "available"],
   model_promoted: ["使用中", "serving"],
   model_rolled_back: ["已回退", "rolled back"],
+  model_removed: [
+    "依赖的 {rankings} 个排序中有 {removed} 个已删除、修改或不再计入",
+    "depends on {rankings} rankings, {removed} of them gone or changed",
+  ],
   no_workspace: ["还没有工作区", "No workspace yet"],
   no_workspace_do: [
     "运行下面的命令，它会在 Label Studio 里建好四个项目并连接到这里：",
