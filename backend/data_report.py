@@ -65,6 +65,10 @@ def quoted(prompt_ids: Iterable[str], prompts: Mapping[str, str]) -> str:
 
 def _dependence_rows(data: Data) -> list[Row]:
     rows: list[Row] = []
+    rounds = (data.reward.get("chosen") or {}).get("rounds") or ()
+    if len(rounds) > 1:
+        shown = ", ".join(f"#{own['round']}: {own['rankings']} × {own['weight']:.2g}" for own in rounds)
+        rows.append(("每轮的排序及其权重", "rankings of each round, and their weight", shown))
     if data.removed:
         shown = f"{data.removed} / {data.depends_on}"
         rows.append(("模型依赖的排序中已删除、修改或不再计入的",

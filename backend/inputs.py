@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from backend import registry, store
 from backend.errors import ConflictError
+from backend.lineage import ranking_rounds
 from backend.settings import Settings
 from backend.tables import PromptRow, RankingRow, ResponseRow, RoundRow, RunKind, RunRow, WorkspaceRow
 from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
@@ -27,9 +28,10 @@ from trainers.run_dir import RunDir
 
 WORKSPACE_SETTINGS = frozenset(
     {
-        "candidates_per_prompt", "train_after_rankings", "gate_accuracy", "auto_ppo", "auto_promote",
-        "review_seen", "review_unseen", "reviews_per_comparison", "rankings_per_task", "repeated_tasks",
-        "ppo_updates", "clip_range", "kl_coef", "max_response_tokens", "seed", "base_model", "language",
+        "candidates_per_prompt", "train_after_rankings", "ranking_decay", "gate_accuracy", "auto_ppo",
+        "auto_promote", "review_seen", "review_unseen", "reviews_per_comparison", "rankings_per_task",
+        "repeated_tasks", "ppo_updates", "clip_range", "kl_coef", "max_response_tokens", "seed", "base_model",
+        "language",
     }
 )  # fmt: skip
 """What a workspace may set for itself."""
@@ -81,7 +83,10 @@ def queue_generate(session: Session, settings: Settings, workspace_id: str) -> Q
 
 
 def queue_reward(session: Session, settings: Settings, workspace_id: str, *, asked: bool) -> Queued:
-    """The reward model of exactly the rankings that are active now; begins a round unless one collects.
+    """The reward model of exactly the rankings that count now; begins a round unless one collects.
+
+    The newest run is the answer if it was given the same: it is that model that PPO learns from. An older
+    one is not, so that what was added may be taken away again.
 
     Args:
         asked: someone asked for it, so that one which failed or was cancelled is tried again.
@@ -92,15 +97,28 @@ def queue_reward(session: Session, settings: Settings, workspace_id: str, *, ask
     rankings = store.active_rankings(session, workspace_id)
     if not rankings:
         raise ConflictError("there are no rankings to train on yet; rank some answers in Label Studio first")
-    config = RewardConfig(**_common(settings), gate_accuracy=settings.gate_accuracy)
+    config = RewardConfig(
+        **_common(settings), gate_accuracy=settings.gate_accuracy, ranking_decay=settings.ranking_decay
+    )
+    lineage = {"serving": workspace.serving_policy}
+    snapshot = store.snapshot(rankings)
+    newest = store.newest_run(session, workspace_id, "reward")
+    if newest and newest.snapshot == snapshot and newest.config == _recorded(config, lineage):
+        return _known(session, newest, asked)
+    current = collecting_round(session, workspace_id)
+    rounds = ranking_rounds(session, workspace_id)
     queued = _queue(
-        session, settings, workspace_id, "reward", None, config,
-        data=store.dataset_hash(session, workspace_id),
+        session, settings, workspace_id, "reward", current, config,
+        data=[store.dataset_hash(session, workspace_id), newest.id if newest else ""],
         inputs={
             "candidates.jsonl": candidates_records(session, workspace_id),
-            "rankings.jsonl": [ranking_record(ranking) for ranking in rankings],
+            "rankings.jsonl": [
+                replace(ranking_record(row), round=rounds.get(store.ranking_key(row), current.number))
+                for row in rankings
+            ],
         },
-        snapshot=store.snapshot(rankings),
+        snapshot=snapshot,
+        lineage=lineage,
         asked=asked,
     )  # fmt: skip
     if queued.new:
@@ -263,10 +281,7 @@ def _queue(
     key = json.dumps([data, config.to_json()], sort_keys=True, ensure_ascii=False)
     dataset_hash = hashlib.sha256(key.encode()).hexdigest()[:16]
     if (known := store.run_for(session, workspace_id, kind, dataset_hash)) is not None:
-        again = asked and known.state in ("failed", "cancelled")
-        if again:
-            requeue(known)
-        return Queued(known, _round(session, known), again)
+        return _known(session, known, asked)
     current = current or collecting_round(session, workspace_id)
     run_id = f"{kind}-{secrets.token_hex(4)}"
     run_dir = RunDir.of(settings.runs_dir.absolute(), run_id)
@@ -279,12 +294,25 @@ def _queue(
         round_id=current.id,
         kind=kind,
         dataset_hash=dataset_hash,
-        config={**config.to_json(), "lineage": lineage or {}},
+        config=_recorded(config, lineage or {}),
         snapshot=snapshot or [],
     )
     session.add(run)
     session.flush()
     return Queued(run, current, True)
+
+
+def _known(session: Session, run: RunRow, asked: bool) -> Queued:
+    """A run that is there already; tried again if it failed or was cancelled and someone asked for it."""
+    again = asked and run.state in ("failed", "cancelled")
+    if again:
+        requeue(run)
+    return Queued(run, _round(session, run), again)
+
+
+def _recorded(config: StageConfig, lineage: Mapping[str, str]) -> dict[str, Any]:
+    """What a run's row says of its configuration, and of which models it comes from."""
+    return {**config.to_json(), "lineage": dict(lineage)}
 
 
 def _round(session: Session, run: RunRow) -> RoundRow:

@@ -82,6 +82,8 @@ class Settings:
     """Answers to rank for each prompt, 2 to 4."""
     train_after_rankings: int = 50
     """New rankings after which the reward model trains by itself; 0 means only when asked."""
+    ranking_decay: float = 0.8
+    """Weight of a ranking in training for each round that it is older than the newest; 1 counts all alike."""
     gate_accuracy: float = 0.85
     """Held-out accuracy over pairs that the reward model must reach before PPO starts."""
     auto_ppo: bool = True
@@ -207,6 +209,7 @@ class Settings:
             "reviews_per_comparison": (1, 100),
             "candidates_per_prompt": (2, 4),
             "train_after_rankings": (0, 10**6),
+            "ranking_decay": (0.1, 1),
             "gate_accuracy": (0.5, 1),
             "review_seen": (1, 1000),
             "review_unseen": (1, 1000),

@@ -125,10 +125,13 @@ class RewardConfig(StageConfig):
     """Passed only if the interval's lower bound is at least the gate minus this."""
     lora_rank: int = 16
     """Rank of the adapter where LoRA is used."""
+    ranking_decay: float = 0.8
+    """Weight of a ranking for each round that it is older than the newest; 1 counts all rounds alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.tuning in ("auto", "full", "lora"), "tuning", self.tuning, "`auto`, `full` or `lora`")
+        _require(0.1 <= self.ranking_decay <= 1, "ranking_decay", self.ranking_decay, "0.1 to 1")
         _require(self.loss in ("pairs", "listwise"), "loss", self.loss, "`pairs` or `listwise`")
         _require(0.5 <= self.gate_accuracy <= 1, "gate_accuracy", self.gate_accuracy, "0.5 to 1")
         _require(0 <= self.gate_margin <= 0.5, "gate_margin", self.gate_margin, "0 to 0.5")

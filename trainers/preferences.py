@@ -71,32 +71,47 @@ def split_of(text: str) -> Split:
     return "verification" if place < _TRAIN_SHARE + _VERIFICATION_SHARE else "unseen"
 
 
-def derive_preferences(rankings: Iterable[Ranking], candidates: Iterable[Candidates]) -> list[Preference]:
+def weight_by_round(rankings: Iterable[Ranking], decay: float) -> dict[int, float]:
+    """Round → weight of its rankings: decay to the power of the rounds that it is older than the newest.
+
+    What a team wants moves, and so do the answers that it ranks: those of the newest round are nearest to
+    what the policy will be asked. With 0.8 three rounds of equal size still weigh as much as 2.9 of them
+    would, (Σw)² / Σw², and ten as much as 7.3.
+    """
+    rounds = sorted({ranking.round for ranking in rankings})
+    return {number: decay ** (rounds[-1] - number) for number in rounds}
+
+
+def derive_preferences(
+    rankings: Sequence[Ranking], candidates: Iterable[Candidates], *, decay: float = 1.0
+) -> list[Preference]:
     """Count the annotators' votes on every pair of answers.
 
-    A ranking votes for the answer that it puts above another; a tie is a vote cast for neither. The majority
-    wins with the weight (votes for − votes against) / votes cast; an even pair yields no preference, and a
-    pair that nobody ranked no vote.
+    A ranking votes for the answer that it puts above another; a tie is a vote cast for neither. Votes have
+    the weight of their round, at most 1. The majority wins with the weight (votes for − votes against) /
+    number of votes cast; an even pair yields no preference, and a pair that nobody ranked no vote.
 
     Args:
         rankings: one an annotator and prompt, in any order; the result does not depend on it.
         candidates: the answers that may be ranked.
+        decay: see `weight_by_round`; 1 counts all votes alike.
     Returns:
         At most one preference a pair, sorted by ids.
     Raises:
         RecordError: a ranking does not fit the candidates or itself, or an annotator ranked a prompt twice.
     """
-    margins: dict[tuple[str, str, str], int] = defaultdict(int)
-    cast: dict[tuple[str, str, str], int] = defaultdict(int)
+    counted: dict[tuple[str, str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for ranking in _checked(rankings, candidates):
         for first, second, vote in _votes(ranking):
-            margins[ranking.prompt_id, first, second] += vote
-            cast[ranking.prompt_id, first, second] += 1
+            counted[ranking.prompt_id, first, second][ranking.round].append(vote)
+    weights = weight_by_round(rankings, decay)
     preferences = []
-    for (prompt, first, second), margin in margins.items():
+    for (prompt, first, second), by_round in counted.items():
+        # in the order of the rounds: a sum of floats depends on its order
+        margin = sum(weights[number] * sum(by_round[number]) for number in sorted(by_round))
         if margin:
             chosen, rejected = (first, second) if margin > 0 else (second, first)
-            votes = cast[prompt, first, second]
+            votes = sum(map(len, by_round.values()))
             preferences.append(Preference(prompt, chosen, rejected, abs(margin) / votes, votes))
     return sorted(preferences, key=lambda p: (p.prompt_id, p.chosen_id, p.rejected_id))
 

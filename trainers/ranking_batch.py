@@ -33,8 +33,8 @@ class RankedAnswers:
     rankings: tuple[tuple[int, ...], ...]
     """For each annotator who prefers an answer the place of every row: 0 is best, equal is tied, −1 is not
     ranked."""
-    ranking_weight: float = 1.0
-    """Weight of each ranking: a prompt that three people ranked counts as much as one that one ranked."""
+    ranking_weights: tuple[float, ...] = ()
+    """Weight of each ranking; empty is 1 for each."""
     head_weights: tuple[float, ...] = (1.0,)
     """Weight of the prompt for each score head."""
 
@@ -87,7 +87,8 @@ def judgements_of(ranked: Sequence[RankedAnswers], places: Sequence[int] | None 
         pairs += [(at[chosen], at[rejected]) for chosen, rejected, _ in own.pairs]
         pair_weights += [[weight * head for head in own.head_weights] for _, _, weight in own.pairs]
         rankings += [(at, ranks) for ranks in own.rankings]
-        ranking_weights += [[own.ranking_weight * head for head in own.head_weights] for _ in own.rankings]
+        weights = own.ranking_weights or (1.0,) * len(own.rankings)
+        ranking_weights += [[weight * head for head in own.head_weights] for weight in weights]
         first += len(own.rows)
     answers = torch.zeros((len(rankings), max(len(at) for at, _ in rankings)), dtype=torch.long)
     ranks = torch.full_like(answers, -1)

@@ -108,6 +108,8 @@ class Ranking(Record):
     """The annotator called it a close call."""
     all_bad: bool = False
     """The annotator found no answer acceptable; the order still counts."""
+    round: int = 1
+    """Round of the loop that it was made in; older ones may count less (`trainers.preferences`)."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -122,7 +124,7 @@ class Preference(Record):
     chosen_id: str
     rejected_id: str
     weight: float = 1.0
-    """(votes for − votes against) / votes cast, in (0, 1]."""
+    """(votes for − votes against) / number of votes, in (0, 1]; votes of older rounds may count less."""
     votes: int = 1
 
 

@@ -9,8 +9,8 @@ result and the scores of all candidates. Knows nothing of Label Studio.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from trainers.errors import ModelError
 from trainers.manifest import verify_manifest
 from trainers.model_files import load_config
 from trainers.models import encode_conversations, load_reward_model
-from trainers.preferences import derive_preferences, require_enough
+from trainers.preferences import derive_preferences, require_enough, weight_by_round
 from trainers.ranking_batch import RankedAnswers, bootstrap_weights
 from trainers.ranking_trainer import Schedule, train_on_rankings
 from trainers.records import Candidates, Preference, Ranking, Record, Response, Split, read_jsonl, write_jsonl
@@ -89,7 +89,7 @@ def run(config: RewardConfig, run_dir: RunDir) -> dict[str, Any]:
     candidates = read_jsonl(run_dir.input("candidates.jsonl"), Candidates)
     rankings = read_jsonl(run_dir.input("rankings.jsonl"), Ranking)
     splits: dict[str, Split] = {c.prompt.id: c.prompt.split for c in candidates}
-    preferences = derive_preferences(rankings, candidates)
+    preferences = derive_preferences(rankings, candidates, decay=config.ranking_decay)
     counts = require_enough(rankings, preferences, splits)
 
     # 2. Train, unless a run that was killed later had come that far.
@@ -116,12 +116,13 @@ def train(
 ) -> dict[str, Any]:
     """Train the reward model and save it.
 
-    Returns: what was chosen: tuning, ensemble, the schedule, steps, steps_total, best_step, resumed.
+    Returns: what was chosen: tuning, ensemble, the schedule, steps, steps_total, best_step, resumed, rounds.
     """
     reward, tuning = new_reward_model(config)
+    weights = weight_by_round(rankings, config.ranking_decay)
     by_split: dict[Split, list[RankedAnswers]] = defaultdict(list)
     for own in _by_prompt(candidates, rankings, preferences):
-        by_split[own.candidates.prompt.split].append(own.encoded(reward, config))
+        by_split[own.candidates.prompt.split].append(own.encoded(reward, config, weights))
     learnt_from = [
         replace(answers, head_weights=bootstrap_weights(str(number), config.ensemble, config.seed))
         for number, answers in enumerate(by_split["train"])
@@ -138,6 +139,10 @@ def train(
     chosen = {"tuning": tuning, "ensemble": config.ensemble, **asdict(schedule), **outcome}
     if tuning == "lora":
         chosen["lora_rank"] = config.lora_rank
+    made = Counter(ranking.round for ranking in rankings)
+    chosen["rounds"] = [
+        {"round": number, "rankings": made[number], "weight": weight} for number, weight in weights.items()
+    ]
     lineage = {
         "kind": "reward",
         "chosen": chosen,
@@ -197,7 +202,12 @@ class _Ranked:
     rankings: tuple[Ranking, ...]
     preferences: tuple[Preference, ...]
 
-    def encoded(self, reward: Any, config: RewardConfig) -> RankedAnswers:
+    def encoded(self, reward: Any, config: RewardConfig, weights: Mapping[int, float]) -> RankedAnswers:
+        """
+        Args:
+            weights: of the rankings of each round. Those of a prompt share it: a prompt that three people
+                ranked counts as much as one that one ranked.
+        """
         rows = encode_conversations(
             reward.tokenizer,
             [self.candidates.prompt] * len(self.responses),
@@ -207,12 +217,13 @@ class _Ranked:
         )
         place = {response.id: index for index, response in enumerate(self.responses)}
         pairs = [(place[p.chosen_id], place[p.rejected_id], p.weight) for p in self.preferences]
-        ranks = [self._ranks(ranking) for ranking in self.rankings]
+        ranked = [(self._ranks(own), weights[own.round] / len(self.rankings)) for own in self.rankings]
+        preferring = [(ranks, weight) for ranks, weight in ranked if len(set(ranks) - {-1}) > 1]
         return RankedAnswers(
             rows=tuple(map(tuple, rows)),
             pairs=tuple(pairs),
-            rankings=tuple(own for own in ranks if len(set(own) - {-1}) > 1),
-            ranking_weight=1 / len(self.rankings),
+            rankings=tuple(ranks for ranks, _ in preferring),
+            ranking_weights=tuple(weight for _, weight in preferring),
         )
 
     def _ranks(self, ranking: Ranking) -> tuple[int, ...]:

@@ -57,6 +57,20 @@ def test_agreement_of_the_team_and_who_stands_apart() -> None:
     assert "Krippendorff's α (1 perfect, 0 chance)" in found
 
 
+def test_later_rounds_say_who_wrote_what_and_what_older_rankings_weigh() -> None:
+    rounds = [{"round": 1, "rankings": 67, "weight": 0.8}, {"round": 2, "rankings": 60, "weight": 1.0}]
+    spread = {
+        **measure_spread([]).to_json(), "prompts": 54, "answers": 162, "similarity": 0.2, "length_ratio": 2.0,
+        "policies": {"policy-team-1": 70, "base": 92}, "mixed_prompts": 51,
+    }  # fmt: skip
+    found = values(Data(reward={"chosen": {"rounds": rounds}}, generate={"spread": spread}))
+    assert found["rankings of each round, and their weight"] == "#1: 67 × 0.8, #2: 60 × 1"
+    assert found["answers by the model that wrote them"].startswith("base 92, policy-team-1 70; ")
+    assert "51 / 54" in found["answers by the model that wrote them"]
+    first = values(Data(reward={"chosen": {"rounds": rounds[:1]}}))
+    assert "rankings of each round, and their weight" not in first
+
+
 def test_two_annotators_are_not_told_apart() -> None:
     team = measure_agreement([ranking("4", "a b", "p1"), ranking("5", "a b", "p1")]).to_json()
     found = values(Data(reward={"team": team}))

@@ -134,6 +134,60 @@ def test_same_rankings_give_the_same_run_and_a_new_one_another(opened: Store, se
         assert other.new and other.run.id != first.run.id and other.round.id == first.round.id
 
 
+def test_what_was_added_can_be_taken_away_again(opened: Store, settings: Settings) -> None:
+    rank(opened, 4)
+    with opened.session() as session:
+        first = queue_reward(session, settings, "team", asked=True)
+        first.round.state = "decided"
+    rank(opened, 2, first=4)
+    with opened.session() as session:
+        second = queue_reward(session, settings, "team", asked=True)
+        second.round.state = "decided"
+        for annotation in (5, 6):
+            session.get_one(RankingRow, annotation).state = "deleted"
+        session.flush()
+        third = queue_reward(session, settings, "team", asked=True)
+        assert third.new and third.run.snapshot == first.run.snapshot and third.round.number == 3
+        assert queue_reward(session, settings, "team", asked=True).run is third.run
+
+
+def test_same_rankings_are_trained_on_again_after_another_policy_was_promoted(
+    opened: Store, settings: Settings
+) -> None:
+    rank(opened, 4)
+    policy = add_model(opened, settings, "policy")
+    with opened.session() as session:
+        first = queue_reward(session, settings, "team", asked=True)
+        first.round.state = "decided"
+        registry.promote(session, "team", policy, "")
+        session.flush()
+        assert queue_reward(session, settings, "team", asked=True).new
+
+
+def test_ranking_belongs_to_the_round_that_first_learned_from_it(opened: Store, settings: Settings) -> None:
+    def rounds_of(run: RunRow) -> list[int]:
+        rankings = read_jsonl(run_dir(settings, run).input("rankings.jsonl"), Ranking)
+        return [ranking.round for ranking in rankings]
+
+    settings = replace(settings, ranking_decay=0.5)
+    rank(opened, 3)
+    with opened.session() as session:
+        queued = queue_reward(session, settings, "team", asked=False)
+        assert RewardConfig.read(run_dir(settings, queued.run).config_path).ranking_decay == 0.5
+        queued.round.state = "gated"
+    rank(opened, 1, first=3)
+    with opened.session() as session:
+        queued = queue_reward(session, settings, "team", asked=False)
+        assert rounds_of(queued.run) == [1, 1, 1, 1]  # a gate that held begins no round
+        queued.round.state = "decided"
+    rank(opened, 2, first=4)
+    with opened.session() as session:
+        session.get_one(RankingRow, 1).result_hash = "edited"
+        session.flush()
+        queued = queue_reward(session, settings, "team", asked=False)
+        assert rounds_of(queued.run) == [2, 1, 1, 1, 2, 2]
+
+
 def test_failed_run_is_tried_again_only_when_asked(opened: Store, settings: Settings) -> None:
     rank(opened, 4)
     with opened.session() as session:

@@ -4,6 +4,7 @@ import json
 import random
 import string
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from trainers.preferences import (
     split_preferences,
     to_llama_factory,
     to_trl,
+    weight_by_round,
 )
 from trainers.records import Candidates, Message, Preference, Prompt, Ranking, Response, Split
 
@@ -148,6 +150,24 @@ def test_even_votes_yield_no_pair() -> None:
 
 def test_tie_is_a_vote_for_neither() -> None:
     assert pairs(ranking("a b", "anna"), ranking("ab", "ben")) == [("a", "b", 0.5, 2)]
+
+
+def test_votes_of_older_rounds_weigh_less() -> None:
+    rankings = [
+        replace(ranking("a b", "anna"), round=1),
+        replace(ranking("b a", "ben"), round=2),
+        replace(ranking("c d", prompt_id="p1"), round=1),
+        replace(ranking("c d", prompt_id="p2"), round=4),
+    ]
+    assert weight_by_round(rankings, 0.5) == {1: 0.125, 2: 0.25, 4: 1.0}
+    derived = derive_preferences(rankings, CANDIDATES, decay=0.5)
+    assert [(p.prompt_id, p.chosen_id, p.weight, p.votes) for p in derived] == [
+        ("p0", "b", (0.25 - 0.125) / 2, 2),
+        ("p1", "c", 0.125, 1),
+        ("p2", "c", 1.0, 1),
+    ]
+    assert [p.weight for p in derive_preferences(rankings, CANDIDATES)] == [1.0, 1.0]  # p0 is even then
+    assert derive_preferences([], CANDIDATES, decay=0.5) == []
 
 
 def test_annotators_of_different_prompts_do_not_mix() -> None:

@@ -19,9 +19,7 @@ from trainers.ranking_batch import (
 
 LONG, SHORT, MIDDLE = (5, 6, 7, 8, 9, 3), (5, 3), (5, 6, 7, 3)
 RANKED = [
-    RankedAnswers(
-        (LONG, SHORT, MIDDLE), ((0, 1, 1.0), (2, 0, 0.5)), ((1, 2, 0), (0, 1, -1)), ranking_weight=0.5
-    ),
+    RankedAnswers((LONG, SHORT, MIDDLE), ((0, 1, 1.0), (2, 0, 0.5)), ((1, 2, 0), (0, 1, -1)), (0.6, 0.4)),
     RankedAnswers(((9, 3), (9, 9, 9, 3)), ((1, 0, 1.0),), ((1, 0),)),
 ]
 
@@ -47,8 +45,8 @@ def test_judgements_point_at_their_answers_after_sorting_by_length() -> None:
         for answers, ranks, weight in zip(found.answers.tolist(), found.ranks.tolist(), weights, strict=True)
     ]
     assert ranked == [
-        ({LONG: 1, SHORT: 2, MIDDLE: 0}, 0.5),
-        ({LONG: 0, SHORT: 1}, 0.5),
+        ({LONG: 1, SHORT: 2, MIDDLE: 0}, pytest.approx(0.6)),
+        ({LONG: 0, SHORT: 1}, pytest.approx(0.4)),
         ({(9, 3): 1, (9, 9, 9, 3): 0}, 1.0),
     ]
 
@@ -72,7 +70,7 @@ def test_listwise_loss_is_a_mean_over_annotators_and_prompts() -> None:
     best = math.log(math.exp(1) + 1 + math.exp(3)) - 3
     second = math.log1p(math.exp(-1))
     other_prompt = math.log1p(math.exp(-0.5))
-    expected = (0.5 * (best + second) / 2 + 0.5 * second + other_prompt) / 2
+    expected = (0.6 * (best + second) / 2 + 0.4 * second + other_prompt) / 2
     assert float(ranking_loss(scores, judgements_of(RANKED), "listwise")) == pytest.approx(expected)
 
 

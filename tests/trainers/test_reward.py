@@ -123,6 +123,7 @@ def test_result_is_one_json_object(trained: tuple[RunDir, dict[str, Any]]) -> No
     _, result = trained
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["chosen"]["tuning"] == "full"
+    assert result["chosen"]["rounds"] == [{"round": 1, "rankings": 30, "weight": 1.0}]
     assert result["chosen"]["learning_rate"] == 3e-3
     assert result["chosen"]["steps"] <= result["chosen"]["steps_total"]
 
@@ -273,15 +274,16 @@ def test_tied_and_unranked_answers_have_their_place_in_the_ranking() -> None:
     prompt = Prompt("p", "question")
     entry = Candidates(prompt, tuple(Response(key, "p", f"answer {key}", "base") for key in "abcd"))
     rankings = [
-        Ranking("r1", "p", "tom", (("b",), ("a", "c"), ("d",))),
+        Ranking("r1", "p", "tom", (("b",), ("a", "c"), ("d",)), round=2),
         Ranking("r2", "p", "ann", (("b",), ("d",))),
         Ranking("r3", "p", "lin", (("a", "b", "c", "d"),)),
     ]
     preferences = derive_preferences(rankings, [entry])
     ranked = reward._by_prompt([entry], rankings, preferences)[0]
-    encoded = ranked.encoded(new_reward_model(config())[0], config())
+    encoded = ranked.encoded(new_reward_model(config())[0], config(), {1: 0.6, 2: 1.0})
     assert encoded.rankings == ((-1, 0, -1, 1), (1, 0, 1, 2))  # ann's, then tom's; lin prefers nothing
-    assert encoded.ranking_weight == pytest.approx(1 / 3)  # lin's voice counts, for nothing
+    # a third each, lin's voice counts, for nothing; ann's is of an older round
+    assert encoded.ranking_weights == pytest.approx((0.6 / 3, 1 / 3))
 
 
 FRESH_PROCESS = """
