@@ -119,6 +119,23 @@ def test_learns_what_the_annotators_prefer(trained: tuple[RunDir, dict[str, Any]
     assert low < result["accuracy"] <= high
 
 
+def test_newer_rankings_outweigh_more_older_ones(tmp_path: Path) -> None:
+    candidates = some_candidates()
+    run_dir = a_run(tmp_path, candidates)
+    rankings = [
+        Ranking(f"r-{c.prompt.id}", c.prompt.id, "ann", order, round=number)
+        for index, c in enumerate(candidates)
+        for number, order in [(1, shorter_first(c)) if index % 3 < 2 else (4, shorter_first(c)[::-1])]
+    ]
+    write_jsonl(run_dir.input("rankings.jsonl"), rankings)
+    result = run(config(ranking_decay=0.2), run_dir)
+    assert result["length_correlation"] > 0.5
+    assert result["chosen"]["rounds"] == [
+        {"round": 1, "rankings": 20, "weight": pytest.approx(0.008)},
+        {"round": 4, "rankings": 10, "weight": 1.0},
+    ]
+
+
 def test_result_is_one_json_object(trained: tuple[RunDir, dict[str, Any]]) -> None:
     _, result = trained
     assert json.loads(json.dumps(result, allow_nan=False)) == result
