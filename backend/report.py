@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from backend.advice import Advice
-from backend.markup import number, percent, style
+from backend.markup import number, style
 from backend.report_review import (
     leaderboard_lines,
     leaderboard_section,
@@ -22,25 +22,11 @@ from backend.report_review import (
     review_section,
     verdict_words,
 )
+from backend.report_reward import calibration_section, reward_numbers
 from trainers.leaderboard import Standing
 
 EXAMPLES = 6
 _LONGEST_EXAMPLE = 600
-
-BASELINES = {"longer": "越长越好 longer wins", "shorter": "越短越好 shorter wins"}
-KINDS = {
-    "rank": (
-        "按名次", "by rank",
-        {"adjacent": "相邻 adjacent", "between": "居中 between", "first_last": "首尾 first against last"},
-    ),
-    "style": ("按风格", "by style", {"same": "相同 same", "different": "不同 different"}),
-    "length": (
-        "按长度", "by length",
-        {"longer": "较长者胜 longer preferred", "shorter": "较短者胜 shorter preferred",
-         "about_equal": "长度相近 about equal"},
-    ),
-    "language": ("按语言", "by language", {"zh": "中文 Chinese", "en": "英文 English"}),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +73,7 @@ def to_html(report: Report) -> str:
             review_section(report.verdict),
             leaderboard_section(report.leaderboard, report.model),
             _numbers_section(report),
+            calibration_section(report.reward),
             _data_section(report.data),
             _advice_section(report.advice),
             _examples_section(report.examples),
@@ -126,7 +113,7 @@ def _heading(report: Report) -> str:
 def _numbers(report: Report) -> list[tuple[str, str, str]]:
     reward, ppo = report.reward, report.ppo
     found = [("模型", "model", report.model), *review_numbers(report.verdict)]
-    found += _reward_numbers(reward)
+    found += reward_numbers(reward)
     if ppo:
         shown = f"{number(ppo.get('reward_before'), 2)} → {number(ppo.get('reward_after'), 2)}"
         found.append(("奖励", "reward", shown))
@@ -134,37 +121,6 @@ def _numbers(report: Report) -> list[tuple[str, str, str]]:
     if report.compare.get("garbled_after") is not None:
         found.append(("乱码或重复的回答", "garbled answers", f"{report.compare['garbled_after']:.1%}"))
     return found
-
-
-def _reward_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Held-out accuracy, what it must beat, and where it holds."""
-    if not reward:
-        return []
-    accuracy = _share(reward, "accuracy", "interval")
-    found = [("奖励模型准确率（未见题目）", "reward model, held-out accuracy", accuracy)]
-    if best := reward.get("best_baseline"):
-        beaten = (
-            "模型明显更好 clearly beaten" if reward["beats_baselines"] else "未明显超过 not clearly beaten"
-        )
-        shown = _share(reward, f"baseline_{best}", f"baseline_{best}_interval")
-        found.append(("最好的简单规则", "best simple rule", f"{BASELINES[best]}: {shown}, {beaten}"))
-    calibration = reward.get("calibration") or {}
-    if calibration.get("error") is not None:
-        shown = f"{calibration['error']:.1%} (仅因偶然 by chance alone: {calibration['noise']:.1%})"
-        found.append(("概率偏差", "calibration error", shown))
-    for name, kinds in (reward.get("accuracy_by_kind") or {}).items():
-        zh, en, words = KINDS[name]
-        shown = ", ".join(
-            f"{words[kind]} {percent(figures['accuracy'])} ({figures['pairs']})"
-            for kind, figures in kinds.items()
-        )
-        found.append((f"准确率{zh}（对数）", f"accuracy {en} (pairs)", shown))
-    return found
-
-
-def _share(figures: Mapping[str, Any], name: str, interval: str) -> str:
-    low, high = figures.get(interval) or (0.0, 1.0)
-    return f"{percent(figures.get(name))} ({low:.0%} – {high:.0%})"
 
 
 def _numbers_section(report: Report) -> str:

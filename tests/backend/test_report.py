@@ -66,6 +66,9 @@ def test_hostile_text_stays_text() -> None:
         "br",
         "svg",
         "rect",
+        "line",
+        "circle",
+        "text",
     }
     assert "<script" not in to_html(hostile) and "<img" not in to_html(hostile)
 
@@ -85,21 +88,56 @@ def test_long_examples_are_cut_and_only_a_few_are_shown() -> None:
     assert html.count("长" * 600 + "…") == EXAMPLES and "长" * 601 not in html
 
 
-def test_reward_model_is_shown_with_what_it_must_beat_and_where_it_holds() -> None:
-    reward = {
-        "accuracy": 0.9, "interval": [0.84, 0.94], "best_baseline": "shorter", "baseline_shorter": 0.93,
-        "baseline_shorter_interval": [0.88, 0.96], "beats_baselines": False,
-        "calibration": {"error": 0.051, "noise": 0.032, "points": []},
-        "accuracy_by_kind": {
-            "style": {"same": {"accuracy": 0.6, "pairs": 20}, "different": {"accuracy": 0.95, "pairs": 120}}
-        },
-    }  # fmt: skip
-    text = "".join(parsed(replace(REPORT, reward=reward)).itertext())
-    for shown in ("90% (84% – 94%)", "shorter wins: 93% (88% – 96%)", "not clearly beaten", "5.1%", "3.2%",
-                  "same 60% (20), ", "different 95% (120)"):  # fmt: skip
+REWARD: dict[str, Any] = {
+    "accuracy": 0.9, "interval": [0.84, 0.94], "clustered_interval": [0.82, 0.96], "pairs": 140,
+    "outcome": "not_enough_evidence", "rankings_needed": 30, "agreement": 0.83, "ceiling": 0.91,
+    "best_baseline": "shorter", "baseline_shorter": 0.93, "baseline_shorter_interval": [0.88, 0.96],
+    "baseline_longer": 0.07, "baseline_longer_interval": [0.04, 0.12], "beats_baselines": False,
+    "length_correlation": -0.61,
+    "calibration": {
+        "error": 0.051, "noise": 0.032,
+        "points": [
+            {"predicted": 0.55, "observed": 0.5, "pairs": 35},
+            {"predicted": 0.9, "observed": 0.75, "pairs": 140},
+        ],
+    },
+    "accuracy_by_kind": {
+        "style": {"same": {"accuracy": 0.6, "pairs": 20}, "different": {"accuracy": 0.95, "pairs": 120}}
+    },
+}  # fmt: skip
+
+
+def test_reward_model_is_shown_with_its_bounds_what_it_must_beat_and_where_it_holds() -> None:
+    text = "".join(parsed(replace(REPORT, reward=REWARD)).itertext())
+    for shown in ("90% (84% – 94%); 按题目抽样 by prompts 82% – 96%; 140 对 pairs",
+                  "证据不足 not enough evidence", "about 30 more rankings",
+                  "91% (两人一致 two people agree 83%)", "-0.61",
+                  "shorter wins: 93% (88% – 96%)", "not clearly beaten", "longer wins: 7% (4% – 12%)",
+                  "5.1%", "3.2%", "same 60% (20), ", "different 95% (120)"):  # fmt: skip
         assert shown in text, shown
-    beaten = replace(REPORT, reward={**reward, "beats_baselines": True})
+        if "%" in shown:
+            assert shown in to_text(replace(REPORT, reward=REWARD)), shown
+    beaten = replace(REPORT, reward={**REWARD, "beats_baselines": True})
     assert "模型明显更好 clearly beaten" in to_text(beaten)
+
+
+def test_calibration_is_a_plot_of_predicted_against_observed() -> None:
+    plot = next(
+        svg for svg in parsed(replace(REPORT, reward=REWARD)).iter("svg") if svg.find("circle") is not None
+    )
+    dots = [(dot.get("cx"), dot.get("cy"), dot.get("r")) for dot in plot.iter("circle")]
+    # 200 wide from 50 % at x = 48 to 100 %, 200 high from 100 % at y = 12 to 0 %
+    assert dots == [("68.0", "112.0", "5.0"), ("208.0", "62.0", "7.0")]
+    diagonal = next(line for line in plot.iter("line") if line.get("stroke-dasharray") == "4 4")
+    assert [diagonal.get(end) for end in ("x1", "y1", "x2", "y2")] == ["48.0", "112.0", "248.0", "12.0"]
+
+
+def test_calibration_of_too_few_pairs_has_no_plot() -> None:
+    one = {
+        **REWARD,
+        "calibration": {"error": 0.1, "noise": 0.1, "points": REWARD["calibration"]["points"][:1]},
+    }
+    assert "Calibration" not in to_html(replace(REPORT, reward=one))
 
 
 def test_text_form_says_the_same() -> None:
