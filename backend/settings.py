@@ -98,7 +98,7 @@ class Settings:
     """Most PPO updates; convergence or a guard usually stops earlier."""
     clip_range: float = 0.2
     """PPO's clip of the probability ratio; 0.15 where the style is unstable."""
-    kl_coef: float = 0.3
+    kl_coef: float = 0.4
     """Weight of PPO's penalty for leaving the reference model."""
     max_response_tokens: int = 128
     """Longest answer that is generated."""
