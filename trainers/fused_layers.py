@@ -74,15 +74,15 @@ class Layer:
         shape = self.shape
         h = functional.rms_norm(x, self.norm_1.shape, self.norm_1, shape.epsilon)
         qkv = self.qkv(h).view(*x.shape[:-1], -1, shape.head_size)
-        qk, v = qkv.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=-2)
+        qk, v = torch.split(qkv, [shape.heads + shape.kv_heads, shape.kv_heads], dim=-2)
         if self.q_norm is not None:
-            q, k = qk.split([shape.heads, shape.kv_heads], dim=-2)
+            q, k = torch.split(qk, [shape.heads, shape.kv_heads], dim=-2)
             q = functional.rms_norm(q, self.q_norm.shape, self.q_norm, shape.epsilon)
             k = functional.rms_norm(k, self.q_norm.shape, self.k_norm, shape.epsilon)
             qk = torch.cat([q, k], dim=-2)
-        pairs = torch.view_as_complex(qk.unflatten(-1, (-1, 2)).float())
+        pairs = torch.view_as_complex(qk.reshape(*qk.shape[:-1], -1, 2).float())
         qk = torch.view_as_real(pairs * turns[..., None, :]).flatten(-2).to(x.dtype)
-        q, k = qk.split([shape.heads, shape.kv_heads], dim=-2)
+        q, k = torch.split(qk, [shape.heads, shape.kv_heads], dim=-2)
         return q, k, v
 
     def rest(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class FusedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         if not self.adapters:
             return functional.linear(x, self.weight, self.bias)
-        out = _AdaptedProduct.apply(x, self.weight, self.places, *self.adapters)
+        out = _AdaptedProduct.apply(x, self.weight, self.places, *self.adapters)  # type: ignore[no-untyped-call]
         return cast(Tensor, out if self.bias is None else out + self.bias)
 
 
@@ -176,7 +176,7 @@ class _Part(NamedTuple):
         base: Any = layer.get_base_layer()
         names = () if layer.disable_adapters else layer.active_adapters
         found: Any = [
-            (layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])  # type: ignore[index]
+            (layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
             for name in names
             if name in layer.lora_A
         ]
@@ -195,7 +195,7 @@ def _merged(parts: list[_Part]) -> Tensor:
         return torch.cat(weights) if len(weights) > 1 else weights[0]
     with torch.no_grad():
         out = torch.cat(weights)
-        for own, part in zip(out.split([len(weight) for weight in weights]), parts, strict=True):
+        for own, part in zip(torch.split(out, [len(weight) for weight in weights]), parts, strict=True):
             for a, b, scale in part.adapters:
                 own.addmm_(b.to(own.dtype), a.to(own.dtype), alpha=scale)
     return out
@@ -203,5 +203,5 @@ def _merged(parts: list[_Part]) -> Tensor:
 
 def _interleave(tensor: Tensor, head_size: int) -> Tensor:
     """Put the two numbers that rotate together next to each other, in each head. (heads * D, ...)"""
-    halves = tensor.unflatten(0, (-1, 2, head_size // 2))
+    halves = tensor.view(-1, 2, head_size // 2, *tensor.shape[1:])
     return halves.transpose(1, 2).reshape(tensor.shape)

@@ -51,7 +51,7 @@ def wanted_states(
         padded = [
             part.new_zeros(count * width, *part.shape[1:])
             .index_copy(0, places, part)
-            .unflatten(0, (count, width))
+            .view(count, width, *part.shape[1:])
             .transpose(1, 2)
             for part in layer.queries_keys_values(x, turns)
         ]  # each (B, heads, T, D)
