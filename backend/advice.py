@@ -30,7 +30,15 @@ UNSEEN_GAP = 0.2
 REMOVED_SHARE = 0.05
 GARBLED_SHARE = 0.02
 UNSTABLE_STOPS = frozenset(
-    {"kl", "length_collapse", "length_explosion", "garbled", "over_optimisation", "diverged"}
+    {
+        "kl",
+        "length_collapse",
+        "length_explosion",
+        "garbled",
+        "entropy_collapse",
+        "over_optimisation",
+        "diverged",
+    }
 )
 
 
@@ -239,13 +247,13 @@ def _unstable(m: Measurements) -> Advice | None:
     reason = m.ppo.get("stop_reason")
     if reason not in UNSTABLE_STOPS or m.clip_range <= 0.15:
         return None
-    kl = m.ppo.get("kl") or 0.0
+    measured, limit = m.ppo["stop_measured"], m.ppo["stop_limit"]
     return Advice(
         "clip_lower",
-        f"PPO 被保护机制停下（{reason}，KL = {kl:.1f}）：风格不稳定，"
+        f"PPO 被保护机制停下（{reason}：{measured:.3g}，界限 {limit:.3g}）：风格不稳定，"
         f"请把 clip 从 {m.clip_range:g} 降到 0.15。",
-        f"A guard stopped PPO ({reason}, KL = {kl:.1f}): the style is unstable, lower the clip range from"
-        f" {m.clip_range:g} to 0.15.",
+        f"A guard stopped PPO ({reason}: {measured:.3g}, limit {limit:.3g}): the style is unstable, lower the"
+        f" clip range from {m.clip_range:g} to 0.15.",
         "clip_lower",
     )
 

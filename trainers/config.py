@@ -211,7 +211,9 @@ class PPOConfig(StageConfig):
     checkpoint_every: int = 4
     """Updates between two checkpoints."""
     max_garbled: float = 0.1
-    """Share of repetitive or unfinished responses on the verification prompts above which the run stops."""
+    """Growth of the share of repetitive or unfinished verification responses above which the run stops."""
+    min_entropy_share: float = 0.1
+    """Share of the first look's entropy on the verification prompts below which the run stops; 0 is never."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -228,7 +230,7 @@ class PPOConfig(StageConfig):
         )
         for name in above_zero:
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("gamma", "gae_lambda"):
+        for name in ("gamma", "gae_lambda", "min_entropy_share"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         _require(
             bool(self.reward_model), "reward_model", self.reward_model, "a directory or `module:function`"

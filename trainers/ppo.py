@@ -43,7 +43,7 @@ from trainers.rollout import Rollout, evaluate, scatter
 from trainers.run_dir import RunDir
 from trainers.stopping import Stopped, stop_requested
 from trainers.text import is_garbled, is_repetitive
-from trainers.verification import Look, StopReason, is_best, stop_reason
+from trainers.verification import Look, is_best, stop_after_update
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def train_ppo(
         if not state.looks:
             warm_up_values(trainer, state, prompts)
             _take_look(trainer, state, looked_at)
-        while state.stop_reason is None:
+        while state.stop is None:
             begun = time.monotonic()
             state.update += 1
 
@@ -138,12 +138,20 @@ def train_ppo(
             # 6. Look at the verification prompts; keep the best policy; decide whether to go on.
             if state.update % config.verify_every == 0 or state.update == config.updates:
                 _take_look(trainer, state, looked_at)
-            state.stop_reason = trainer.group.from_main(_reason_to_stop(config, state, kl, measured))
+            stop = stop_after_update(
+                config,
+                state.looks,
+                state.best_update,
+                update=state.update,
+                kl=kl,
+                stepped=measured["ppo/learning_rate"] > 0,
+            )
+            state.stop = trainer.group.from_main(stop)
             state.seconds += time.monotonic() - begun
 
             # 7. Save, so that a killed run goes on from here.
             told_to_stop = trainer.group.any(stop_requested())
-            if told_to_stop or state.stop_reason or state.update % config.checkpoint_every == 0:
+            if told_to_stop or state.stop or state.update % config.checkpoint_every == 0:
                 save_checkpoint(run_dir, trainer, state)
             if told_to_stop:
                 raise Stopped
@@ -287,6 +295,7 @@ def look(trainer: Trainer, prompts: Sequence[Prompt], update: int, train_score: 
         length=float(rollout.lengths.float().mean()),
         garbled=sum(broken) / len(broken),
         unfinished=sum(unfinished) / len(unfinished),
+        entropy=-float(masked_mean(rollout.logprobs, rollout.response_mask)),
         train_score=train_score,
     )
     return found, list(zip(prompts, texts, scores.tolist(), strict=True))
@@ -314,21 +323,6 @@ def _take_look(trainer: Trainer, state: TrainingState, prompts: Sequence[Prompt]
         shown = {"prompt_id": prompt.id, "prompt": prompt.text, "response": response, "score": score}
         trainer.metrics.sample(state.update, **shown)
         state.samples.append({"update": state.update, **shown})
-
-
-def _reason_to_stop(
-    config: PPOConfig, state: TrainingState, kl: float, measured: dict[str, float]
-) -> StopReason | None:
-    if measured["ppo/learning_rate"] == 0.0:  # no step was taken
-        return "diverged"
-    if kl > config.kl_stop:
-        return "kl"
-    found = (
-        stop_reason(state.looks, state.best_update, config)
-        if state.looks[-1].update == state.update
-        else None
-    )
-    return found or ("updates" if state.update >= config.updates else None)
 
 
 def _prompts_to_look_at(prompts: Sequence[Prompt]) -> list[Prompt]:

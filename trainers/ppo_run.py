@@ -211,6 +211,14 @@ def finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str,
 
 def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str, Any]:
     config, policy = trainer.config, trainer.policy
+    assert state.stop is not None  # noqa: S101  # the loop ended
+    log.info(
+        "ended by %s after update %d: %g (limit %g)",
+        state.stop.reason,
+        state.update,
+        state.stop.measured,
+        state.stop.limit,
+    )
     policy.load_trainable_state(state.best_weights)
     before = state.looks[0]
     after = next(found for found in state.looks if found.update == state.best_update)
@@ -235,7 +243,9 @@ def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str
     run_dir.output("samples.jsonl").write_text("".join(lines), encoding="utf-8")
     return {
         "updates": state.update,
-        "stop_reason": state.stop_reason,
+        "stop_reason": state.stop.reason,
+        "stop_measured": state.stop.measured,
+        "stop_limit": state.stop.limit,
         "best_update": state.best_update,
         "reward_before": before.score,
         "reward_after": after.score,

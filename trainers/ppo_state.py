@@ -21,7 +21,7 @@ from trainers.advantages import ScoreMoments
 from trainers.errors import RunError
 from trainers.trainable_policy import TrainablePolicy
 from trainers.value_model import ValueModel
-from trainers.verification import Look
+from trainers.verification import Look, Stop
 
 STATE_FILE = "state.pt"
 Item = TypeVar("Item")
@@ -43,7 +43,7 @@ class TrainingState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Answers to the same few verification prompts at each look."""
-    stop_reason: str | None = None
+    stop: Stop | None = None
     seconds: float = 0.0
     resumed: int = 0
 
@@ -65,6 +65,7 @@ def save_state(
         **{name: getattr(state, name) for name in _PLAIN},
         "moments": dataclasses.asdict(state.moments),
         "looks": [dataclasses.asdict(look) for look in state.looks],
+        "stop": None if state.stop is None else dataclasses.asdict(state.stop),
         "weights": policy.trainable_state(),
         "optimizer": optimizer.state_dict(),
         "value_model": value_model.state(),
@@ -90,6 +91,7 @@ def load_state(
             **{name: content[name] for name in _PLAIN},
             moments=ScoreMoments(**content["moments"]),
             looks=[Look(**look) for look in content["looks"]],
+            stop=None if content["stop"] is None else Stop(**content["stop"]),
         )
         weights, optimizer_state, offset = content["weights"], content["optimizer"], int(content["offset"])
         values = content["value_model"]
@@ -119,6 +121,5 @@ def prompts_of_update(items: Sequence[Item], seed: int, update: int, count: int)
     return chosen
 
 
-_PLAIN = tuple(
-    member.name for member in dataclasses.fields(TrainingState) if member.name not in ("moments", "looks")
-)
+_RECORDS = ("moments", "looks", "stop")
+_PLAIN = tuple(member.name for member in dataclasses.fields(TrainingState) if member.name not in _RECORDS)

@@ -166,8 +166,9 @@ def _reward(session: Session, workspace: str, newest: bool) -> None:
 def _ppo(session: Session, workspace: str, newest: bool) -> None:
     updates = 22 if newest else 36
     result = {
-        "updates": 36, "stop_reason": "converged", "best_update": 32, "reward_before": -0.42,
-        "reward_after": 1.87, "kl": 7.31, "length_before": 61.2, "length_after": 17.8, "resumed": False,
+        "updates": 36, "stop_reason": "converged", "stop_measured": 3, "stop_limit": 3, "best_update": 32,
+        "reward_before": -0.42, "reward_after": 1.87, "kl": 7.31, "length_before": 61.2, "length_after": 17.8,
+        "resumed": False,
     }  # fmt: skip
     _run(session, workspace, "ppo-9c0d1e2f", "ppo", updates, 40, "updates", not newest, result)
     noise = random.Random(2)

@@ -85,8 +85,8 @@ def ppo(run_dir: RunDir, config: dict[str, Any]) -> dict[str, Any]:
     assert Path(config["reward_model"], "manifest.json").is_file()
     save_model(run_dir)
     return {
-        "updates": 8, "stop_reason": "converged", "reward_before": -1.0, "reward_after": 2.0, "kl": 3.0,
-        "resumed": 0,
+        "updates": 8, "stop_reason": "converged", "stop_measured": 3, "stop_limit": 3,
+        "reward_before": -1.0, "reward_after": 2.0, "kl": 3.0, "resumed": 0,
     }  # fmt: skip
 
 

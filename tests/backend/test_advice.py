@@ -9,6 +9,7 @@ import pytest
 
 from backend.advice import Advice, Measurements, Removed, advise
 
+STOPPED = {"stop_reason": "kl", "stop_measured": 31.5, "stop_limit": 30.0}
 VERDICT = {"win_rate": 0.9, "p_value": 0.001, "judged": 40, "win_rate_seen": 0.9, "win_rate_unseen": 0.9}
 
 
@@ -49,8 +50,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         "clip_lower",
-        {"ppo": {"stop_reason": "kl", "kl": 31.5}},
-        {"ppo": {"stop_reason": "kl", "kl": 31.5}, "clip_range": 0.15},
+        {"ppo": STOPPED},
+        {"ppo": STOPPED, "clip_range": 0.15},
         "31.5",
     ),
     (
@@ -157,7 +158,7 @@ def test_nothing_measured_gives_no_advice() -> None:
 
 def test_ordinary_ends_of_ppo_give_no_advice() -> None:
     for reason in ("converged", "updates"):
-        assert find("clip_lower", {"ppo": {"stop_reason": reason, "kl": 5.0}}) is None
+        assert find("clip_lower", {"ppo": {**STOPPED, "stop_reason": reason}}) is None
 
 
 @pytest.mark.parametrize(

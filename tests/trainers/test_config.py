@@ -58,6 +58,7 @@ def test_config_cannot_be_changed(kind: type[StageConfig]) -> None:
         (PPOConfig, {"disagreement_penalty": -0.5}),
         (PPOConfig, {"minibatch_size": 33}),
         (PPOConfig, {"updates": 0}),
+        (PPOConfig, {"min_entropy_share": 1.5}),
     ],
 )
 def test_value_out_of_range_names_the_field(kind: type[StageConfig], fault: dict[str, Any]) -> None:

@@ -401,6 +401,8 @@ def test_a_response_limit_beyond_the_models_context_is_a_config_error(a_trainer:
 
 
 def test_every_prompt_comes_once_before_any_comes_again() -> None:
+    assert result["stop_measured"] == pytest.approx(metrics_of(tmp_path, "objective/kl")[-1])
+    assert result["stop_measured"] > result["stop_limit"] == 0.5
     items = list(range(5))
     seen = [item for update in range(1, 6) for item in prompts_of_update(items, 0, update, 3)]
     for start_ in range(0, 15, 5):

@@ -96,10 +96,13 @@ function ppoFacts(run, curves) {
     [t("kl_reached"), number(result?.kl ?? ends("objective/kl")[1])],
     [t("clip_fraction"), percent(ends("ppo/clip_fraction")[1] ?? 0, 1)],
     [t("updates"), count(result?.updates ?? run?.progress_done)],
-    [t("stop_reason"), result ? known(`stop_${result.stop_reason}`, result.stop_reason) : "–"],
+    [t("stop_reason"), result ? known(`stop_${result.stop_reason}`, result.stop_reason) : "–", stopNumber(result)],
   ];
   return h("dl", { class: "facts" }, facts.map(([name, value, small]) =>
     h("div", {}, h("dt", {}, name), h("dd", {}, value, small ? h("small", {}, small) : null))));
 }
+
+const stopNumber = (result) => result?.stop_measured == null ? null
+  : t("stop_number", { measured: number(result.stop_measured), limit: number(result.stop_limit) });
 
 export const change = (before, after) => `${number(before)} → ${number(after)}`;
