@@ -166,6 +166,10 @@ class PPOConfig(StageConfig):
     """Responses for each optimiser step."""
     micro_batch_size: int = 16
     """Responses in one backward pass; smaller needs less memory and gives the same gradient."""
+    gradient_checkpointing: bool | None = None
+    """Compute layers again in the backward pass: less memory, slower; `None`: on a GPU from 1B parameters."""
+    base_bits: int = 16
+    """Bits of the frozen base's weights: 16, or 8 or 4 with the package `bitsandbytes`; needs adapters."""
     shard_base: bool = False
     """Spread the frozen base over torchrun's processes: slower, for one that fits on no single GPU."""
     learning_rate: float | None = None
@@ -239,6 +243,11 @@ class PPOConfig(StageConfig):
         _require(
             not (self.shard_base and self.tuning == "full"), "tuning", self.tuning, "`lora` with `shard_base`"
         )
+        _require(self.base_bits in (4, 8, 16), "base_bits", self.base_bits, "16, 8 or 4")
+        _require(
+            self.base_bits == 16 or (self.tuning != "full" and not self.shard_base),
+            "base_bits", self.base_bits, "16 with `tuning` `full` or with `shard_base`",
+        )  # fmt: skip
         for name in ("kl_coef", "trained_layers", "value_warm_up"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         penalty = self.disagreement_penalty

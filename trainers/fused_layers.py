@@ -30,6 +30,7 @@ def can_fuse(trunk: nn.Module) -> bool:
         and config.hidden_act == "silu"
         and not getattr(config, "use_sliding_window", False)
         and rope in ("default", "linear", "llama3", "yarn")
+        and all(parameter.is_floating_point() for parameter in trunk.parameters())  # else it is quantised
         and sum(parameter.numel() for parameter in trunk.parameters()) <= COPY_PARAMETERS
     )
 

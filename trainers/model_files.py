@@ -60,14 +60,17 @@ def load_config(base_model: str) -> PreTrainedConfig:
     return cast(PreTrainedConfig, config)
 
 
-def check_memory(config: PreTrainedConfig, name: str, shards: int = 1) -> None:
+def check_memory(config: PreTrainedConfig, name: str, shards: int = 1, base_bits: int = 16) -> None:
     """Refuse a model too large for this machine.
 
     Args:
         shards: GPUs over which the weights are spread; the machine's own memory holds them whole for a while.
+        base_bits: bits of a weight; 16 means what the device computes in.
     Raises: ModelError: the weights and some room to work do not fit into free memory.
     """
     bytes_each = 2 / shards if torch.cuda.is_available() else 4
+    if base_bits < 16:
+        bytes_each = base_bits / 8
     needed = int(OVERHEAD * bytes_each * parameter_count(config))
     free = free_bytes()
     if needed > free:

@@ -28,12 +28,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ModelError
 from trainers.fused_layers import can_fuse
 from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
 from trainers.packed_trunk import wanted_states
+from trainers.quantisation import quantisation
 from trainers.records import Prompt
 from trainers.split_trunk import SplitTrunk
 
@@ -52,6 +54,7 @@ class PolicyModel(nn.Module):
         super().__init__()
         self.language_model = language_model
         self.split: SplitTrunk | None = None
+        self.gradient_checkpointing = False
 
     @property
     def causal_model(self) -> PreTrainedModel:
@@ -82,6 +85,28 @@ class PolicyModel(nn.Module):
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states after the last layer; padding on either side. (B, T) -> (B, T, H)"""
         return _hidden(self.trunk, input_ids, attention_mask)
+
+    def checkpoint_layers(self) -> None:
+        """From now on the layers keep only their inputs for the backward pass, and compute the rest again."""
+        self.causal_model.activation_checkpointing_enable()
+        self.gradient_checkpointing = True
+
+    @contextlib.contextmanager
+    def keeping_inputs_only(self) -> Iterator[None]:
+        """For a forward pass with a backward pass to come: `checkpoint_layers` takes effect in here.
+
+        The library does it in training mode only, which would also turn dropout on and the cache of decoding
+        off; so the layers are in training mode by themselves, without what is in them.
+        """
+        modules = self.trunk.modules() if self.gradient_checkpointing else ()
+        layers = [module for module in modules if isinstance(module, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits in fp32 for any selection of hidden states. (..., H) -> (..., V)"""
@@ -275,14 +300,22 @@ def count_parameters(base_model: str) -> int:
     return parameter_count(load_config(base_model))
 
 
-def load_language_model(base_model: str, directory: str, dtype: torch.dtype, shards: int = 1) -> nn.Module:
+def load_language_model(
+    base_model: str, directory: str, dtype: torch.dtype, shards: int = 1, base_bits: int = 16
+) -> nn.Module:
+    """A causal language model with the adapter of a directory, if that holds one; with fewer than 16
+    `base_bits` its layers' weights are quantised.
+
+    Raises: ModelError, ConfigError.
+    """
     path = _existing(directory) if directory else None
     is_adapter = path is not None and (path / "adapter_config.json").is_file()
     source = local_directory(path if path is not None and not is_adapter else base_model)
-    check_memory(load_config(source), source, shards)
+    check_memory(load_config(source), source, shards, base_bits)
+    quantised = {} if base_bits == 16 else quantisation(base_bits, dtype)
     with readable(source):
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **quantised
         )
     return _load_adapter(model, cast(Path, path)) if is_adapter else model
 

@@ -147,9 +147,9 @@ def _states_before_responses(
     real = columns < lengths[:, None]  # (B, T)
     wanted = real & (columns >= first[:, None])
     lower = [states[:-1] for states in rollout.lower_hidden or ()] if model.split is not None else []
-    if model.dtype == torch.float32 and can_fuse(model.trunk):
+    if model.dtype == torch.float32 and can_fuse(model.trunk) and not model.gradient_checkpointing:
         return _packed_states(model, reads, lower, wanted[real].to(model.device), features_after)
-    with _kept(model, lower, features_after) as kept:
+    with _kept(model, lower, features_after) as kept, model.keeping_inputs_only():
         if model.split is not None and lower:
             hidden = model.split.upper(lower)  # (B, T, H)
         else:

@@ -32,6 +32,9 @@ from trainers.models import (
 from trainers.sharding import shard_base
 from trainers.split_trunk import split_below
 
+LARGE_MODEL_PARAMETERS = 1_000_000_000
+"""From here on the activations of a micro-batch need more memory than the weights, and are computed again."""
+
 
 class TrainablePolicy(PolicyModel):
     """The policy that PPO changes and the reference it started from; with adapters both share one base."""
@@ -98,26 +101,18 @@ def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy
     tuning = resolve_tuning(config, count_parameters(config.base_model))
     if tuning == "full":
         dtype = torch.float32  # AdamW's small steps vanish in bf16
-    start = config.start_policy
-    model = load_language_model(config.base_model, start, dtype, shards)
-    has_start_adapter = isinstance(model, PeftModel) and tuning == "lora"
-    if has_start_adapter:
-        cast(PeftModel, model).load_adapter(start, "reference", is_trainable=False)
-    elif tuning == "lora":
-        model = _add_adapter(model, config)
-    elif isinstance(model, PeftModel):
-        model = model.merge_and_unload()
-    model.requires_grad_(tuning == "full")
-    if isinstance(model, PeftModel):
-        model.set_adapter("default")
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(".default." in name)
+    model = _language_model(config, tuning, dtype, shards)
+    has_start_adapter = isinstance(model, PeftModel) and "reference" in model.peft_config
     policy = TrainablePolicy(model, tuning, has_start_adapter)
+    if shards > 1 or config.base_bits < 16:
+        _require_base_weights(policy, config.start_policy)
     if shards > 1:
-        _shard(policy, start)
+        shard_base(policy)
     policy.to(device)
     for frozen in policy._frozen_copy:
         frozen.to(device)
+    if _checkpoints_layers(config, policy):
+        policy.checkpoint_layers()
     if tuning == "lora" and shards == 1:  # shards are gathered by running the whole trunk
         policy.split = split_below(policy.trunk, _lowest_adapted_layer(policy))
     return policy.eval()  # eval: dropout would make the ratio of an unchanged policy differ from 1
@@ -143,13 +138,42 @@ def save_policy(
     tokenizer.save_pretrained(str(directory))
 
 
-def _shard(policy: TrainablePolicy, start_policy: str) -> None:
+def _language_model(
+    config: PPOConfig, tuning: Literal["full", "lora"], dtype: torch.dtype, shards: int
+) -> nn.Module:
+    """The starting policy's language model; of its parameters those require gradients that PPO trains.
+
+    An adapter that training starts from is there twice: as `default`, which is trained, and as `reference`.
+    """
+    start = config.start_policy
+    model = load_language_model(config.base_model, start, dtype, shards, config.base_bits)
+    if isinstance(model, PeftModel) and tuning == "lora":
+        model.load_adapter(start, "reference", is_trainable=False)
+    elif tuning == "lora":
+        model = _add_adapter(model, config)
+    elif isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    model.requires_grad_(tuning == "full")
+    if isinstance(model, PeftModel):
+        model.set_adapter("default")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".default." in name)
+    return model
+
+
+def _require_base_weights(policy: TrainablePolicy, start_policy: str) -> None:
+    """Where the base's weights cannot be written again, the adapter must fit the base model as it is."""
     if start_policy and not policy.has_start_adapter:
         raise ModelError(
-            f"`start_policy` `{start_policy}` holds full weights, which `shard_base` cannot write again;"
-            " name it as `base_model` instead"
+            f"`start_policy` `{start_policy}` holds full weights, which `shard_base` and `base_bits` cannot"
+            " write again; name it as `base_model` instead"
         )
-    shard_base(policy)
+
+
+def _checkpoints_layers(config: PPOConfig, policy: PolicyModel) -> bool:
+    if config.gradient_checkpointing is not None:
+        return config.gradient_checkpointing
+    return policy.device.type == "cuda" and count_parameters(config.base_model) >= LARGE_MODEL_PARAMETERS
 
 
 def _lowest_adapted_layer(policy: PolicyModel) -> int:

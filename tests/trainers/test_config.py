@@ -59,6 +59,9 @@ def test_config_cannot_be_changed(kind: type[StageConfig]) -> None:
         (PPOConfig, {"minibatch_size": 33}),
         (PPOConfig, {"updates": 0}),
         (PPOConfig, {"min_entropy_share": 1.5}),
+        (PPOConfig, {"base_bits": 3}),
+        (PPOConfig, {"base_bits": 8, "tuning": "full"}),
+        (PPOConfig, {"base_bits": 4, "shard_base": True}),
     ],
 )
 def test_value_out_of_range_names_the_field(kind: type[StageConfig], fault: dict[str, Any]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import BitsAndBytesConfig
 
 from tests.tiny_models import SENTENCES, Architecture, tiny_model_dir
-from trainers import model_files
+from trainers import model_files, models, quantisation
 from trainers.config import PPOConfig, RewardConfig
-from trainers.errors import ModelError
+from trainers.errors import ConfigError, ModelError
 from trainers.models import (
     encode_conversations,
     encode_prompts,
@@ -167,6 +169,45 @@ def test_the_reference_leaves_the_policy_trainable(tuning: str) -> None:
         pass
     assert set(policy.trainable_state()) == names
     assert any("lora_A.default" in name for name in names) == (tuning == "lora")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_base_without_its_library_says_what_to_install(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantisation, "find_spec", lambda _name: None)
+    config = PPOConfig(base_model=str(tiny_model_dir()), reward_model="m:f", base_bits=bits)
+    with pytest.raises(ConfigError, match=f"`base_bits` is `{bits}`.*pip install bitsandbytes"):
+        load_trainable_policy(config)
+
+
+@pytest.mark.parametrize(("bits", "wanted"), [(8, "load_in_8bit"), (4, "load_in_4bit")])
+def test_bits_of_the_base_reach_the_loader(bits: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def loader(*_: object, **options: Any) -> None:
+        given.update(options)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: name)
+    monkeypatch.setattr(BitsAndBytesConfig, "post_init", lambda self: None)  # asks the library itself
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", loader)
+    config = PPOConfig(base_model=str(tiny_model_dir()), reward_model="m:f", base_bits=bits)
+    with pytest.raises(ModelError, match="seen"):
+        load_trainable_policy(config)
+    assert getattr(given["quantization_config"], wanted)
+    assert given["use_safetensors"]
+    assert not given["trust_remote_code"]
+
+
+def test_full_weights_on_a_quantised_base_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "quantisation", lambda *_: {})  # what is refused is refused before
+    start = str(saved(trainable("full"), tmp_path / "policy"))
+    config = PPOConfig(base_model=str(tiny_model_dir()), reward_model="m:f", base_bits=8, start_policy=start)
+    with pytest.raises(ModelError, match="name it as `base_model` instead"):
+        load_trainable_policy(config)
 
 
 def test_no_pickle_is_read(tmp_path: Path) -> None:
