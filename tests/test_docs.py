@@ -20,7 +20,11 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
-TRANSLATED = [("README.md", "README.zh-CN.md"), ("docs/guide.md", "docs/guide.zh-CN.md")]
+TRANSLATED = [
+    ("README.md", "README.zh-CN.md"),
+    ("docs/guide.md", "docs/guide.zh-CN.md"),
+    ("docs/trainers.md", "docs/trainers.zh-CN.md"),
+]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 OF_SET_UP = {"TORCH_INDEX", "SETTINGS_FILE", "PYTHON"}
 """Variables that set-up and start read, beside the settings."""

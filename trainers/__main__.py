@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run_dir.result_path.is_file():
         return EXIT_DONE
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     stopping.install()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the run shows its own
     # read when torch is imported: idle threads sleep instead of spinning, 4 times faster on a busy machine

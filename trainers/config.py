@@ -151,7 +151,11 @@ class PPOConfig(StageConfig):
     """PPO from a starting policy towards a reward."""
 
     reward_model: str = ""
-    """Directory of the reward model; or `module:function` with `(prompts, responses) -> list of scores`."""
+    """Directory of a reward model, `module:function`, or URL of a scorer; see docs/trainers.md."""
+    reward_base_model: str = ""
+    """Base of a reward model that is an adapter on another model than `base_model`; empty is `base_model`."""
+    reward_timeout_s: float = 60.0
+    """Seconds for one request to a scorer behind a URL."""
     start_policy: str = ""
     """Directory of the policy to start from, which is also the reference; empty is the base model."""
     tuning: Tuning = "auto"
@@ -229,6 +233,7 @@ class PPOConfig(StageConfig):
             "clip_range",
             "temperature",
             "max_grad_norm",
+            "reward_timeout_s",
             "kl_stop",
             "epoch_kl_stop",
         )
@@ -237,7 +242,10 @@ class PPOConfig(StageConfig):
         for name in ("gamma", "gae_lambda", "min_entropy_share"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         _require(
-            bool(self.reward_model), "reward_model", self.reward_model, "a directory or `module:function`"
+            bool(self.reward_model),
+            "reward_model",
+            self.reward_model,
+            "a directory, `module:function` or URL",
         )
         _require(self.tuning in ("auto", "full", "lora"), "tuning", self.tuning, "`auto`, `full` or `lora`")
         _require(

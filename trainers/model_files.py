@@ -81,9 +81,18 @@ def check_memory(config: PreTrainedConfig, name: str, shards: int = 1, base_bits
 
 
 def parameter_count(config: PreTrainedConfig) -> int:
-    """Parameters of a model, without making any."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    """Parameters of a model, without making any.
+
+    Raises: ModelError: it is no causal language model.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise ModelError(
+            f"`{config.model_type}` is no causal language model; needed is one of the Llama, Qwen2, Qwen3 or "
+            "Mistral family"
+        ) from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 

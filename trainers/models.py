@@ -209,7 +209,9 @@ def load_policy(base_model: str, directory: str = "") -> PolicyModel:
 def load_reward_model(base_model: str, directory: str) -> RewardModel:
     """A reward model in eval mode: full weights, or an adapter with its score heads on the base.
 
-    Raises: ModelError: missing, damaged, unsafe or too large.
+    Full weights may be of any architecture that scores the last token, with a tokenizer of their own.
+
+    Raises: ModelError: missing, damaged, unsafe, too large, or with another kind of head.
     """
     device, dtype = device_and_dtype()
     path = _existing(directory)
@@ -217,6 +219,10 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
     source = local_directory(base_model if is_adapter else path)
     check_memory(load_config(source), source)
     heads = _saved_heads(path)
+    if heads > 1 and not (path / HEAD_ZEROS_FILE).is_file():
+        raise ModelError(
+            f"`{path}` gives {heads} numbers to an answer and is no ensemble of ours; needed is one score"
+        )
     with readable(source):
         classifier = AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=heads, dtype=dtype, use_safetensors=True, trust_remote_code=False
@@ -321,14 +327,20 @@ def load_language_model(
 
 
 def _saved_heads(path: Path) -> int:
-    """Score heads of a reward model's directory, by its weights; one where they hold none."""
+    """Score heads of a reward model's directory, by its weights.
+
+    Raises: ModelError: they hold none; the library would make one of random numbers.
+    """
     with readable(path):
         for file in sorted(path.glob("*.safetensors")):
             with safe_open(file, "pt") as weights:
                 for name in weights.keys():  # noqa: SIM118
                     if name.endswith("score.weight"):
                         return int(weights.get_slice(name).get_shape()[0])
-    return 1
+    raise ModelError(
+        f"`{path}` holds no `score.weight`, so it is no reward model that scores the last token; needed is "
+        "what the reward stage makes, or an AutoModelForSequenceClassification of a causal family"
+    )
 
 
 def _load_adapter(model: nn.Module, path: Path) -> PeftModel:

@@ -1,4 +1,4 @@
-"""Where PPO's scores come from: a reward model's directory, or any Python function.
+"""Where PPO's scores come from: a reward model's directory, any Python function, or a scorer behind a URL.
 
 A `RewardFunction` sees text, not tokens, so the reward model may have another tokenizer than the policy.
 Knows nothing of PPO; `trainers.ppo` standardises what comes from here.
@@ -17,6 +17,7 @@ from trainers.config import PPOConfig
 from trainers.errors import ConfigError, DataError
 from trainers.models import encode_conversations, load_reward_model
 from trainers.records import Prompt
+from trainers.reward_http import http_reward, is_url
 from trainers.reward_model import disagreement, head_scores
 
 RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
@@ -30,16 +31,23 @@ def load_reward(config: PPOConfig) -> RewardFunction:
     standard deviation: what only some heads like counts less.
 
     Raises:
-        ConfigError: `module:function` cannot be imported, or a penalty is set where nothing can disagree.
+        ConfigError: `module:function` cannot be imported, the URL is none, or a penalty is set where nothing
+            can disagree.
         ModelError: the directory holds no reward model.
     Source: Coste et al. 2024, arXiv:2310.02743, with the deviation in place of the variance.
     """
     penalty = config.disagreement_penalty
+    if is_url(config.reward_model):
+        reward = http_reward(
+            config.reward_model, batch_size=config.batch_size, timeout_s=config.reward_timeout_s
+        )
+        _require_heads(penalty, 1, config.reward_model)
+        return reward
     module, colon, function = config.reward_model.partition(":")
     if colon and module.replace(".", "").isidentifier() and function.isidentifier():
         _require_heads(penalty, 1, config.reward_model)
         return _imported(module, function)
-    model = load_reward_model(config.base_model, config.reward_model)
+    model = load_reward_model(config.reward_base_model or config.base_model, config.reward_model)
     _require_heads(penalty, model.heads, config.reward_model)
 
     def score(prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[float]:

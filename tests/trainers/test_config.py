@@ -62,6 +62,7 @@ def test_config_cannot_be_changed(kind: type[StageConfig]) -> None:
         (PPOConfig, {"base_bits": 3}),
         (PPOConfig, {"base_bits": 8, "tuning": "full"}),
         (PPOConfig, {"base_bits": 4, "shard_base": True}),
+        (PPOConfig, {"reward_timeout_s": 0.0}),
     ],
 )
 def test_value_out_of_range_names_the_field(kind: type[StageConfig], fault: dict[str, Any]) -> None:

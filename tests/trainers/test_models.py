@@ -16,6 +16,7 @@ from trainers import model_files, models, quantisation
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ConfigError, ModelError
 from trainers.models import (
+    HEAD_ZEROS_FILE,
     encode_conversations,
     encode_prompts,
     load_policy,
@@ -208,6 +209,20 @@ def test_full_weights_on_a_quantised_base_are_refused(
     config = PPOConfig(base_model=str(tiny_model_dir()), reward_model="m:f", base_bits=8, start_policy=start)
     with pytest.raises(ModelError, match="name it as `base_model` instead"):
         load_trainable_policy(config)
+
+
+def test_reward_model_without_a_score_head_is_refused_and_gets_no_random_one() -> None:
+    with pytest.raises(ModelError, match=r"holds no `score\.weight`"):
+        load_reward_model(str(tiny_model_dir()), str(tiny_model_dir("qwen2")))
+
+
+def test_reward_model_that_gives_two_numbers_is_refused_unless_it_is_an_ensemble(tmp_path: Path) -> None:
+    reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir()), ensemble=2))
+    save_reward_model(reward, tmp_path)
+    assert load_reward_model(str(tiny_model_dir()), str(tmp_path)).heads == 2
+    (tmp_path / HEAD_ZEROS_FILE).unlink()
+    with pytest.raises(ModelError, match="gives 2 numbers to an answer"):
+        load_reward_model(str(tiny_model_dir()), str(tmp_path))
 
 
 def test_no_pickle_is_read(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from tests.tiny_models import SENTENCES, tiny_model_dir
 from trainers import ppo, rollout, stopping
-from trainers.config import PPOConfig
+from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ConfigError, DataError, ModelError
 from trainers.models import load_policy
 from trainers.ppo import Experience, backward, collect, learn, train_ppo
 from trainers.ppo_run import Trainer, start, trained_parameters
 from trainers.ppo_state import TrainingState, generator_for, prompts_of_update
 from trainers.records import Prompt
+from trainers.reward_model import new_reward_model, save_reward_model
 from trainers.reward_source import load_reward, score
 from trainers.rollout import evaluate
 from trainers.run_dir import RunDir, verify_manifest
@@ -256,6 +257,19 @@ def test_base_and_reference_are_bitwise_unchanged(tuning: str, a_trainer: Make) 
     assert all(torch.equal(frozen[name], after[name]) for name in frozen)
     assert torch.equal(trainer.ref_logprobs(experience.rollout), reference)
     assert not torch.allclose(trainer.logprobs(trainer.policy, experience.rollout), reference, atol=1e-3)
+
+
+def test_the_reward_model_is_bitwise_unchanged(tmp_path: Path) -> None:
+    reward_model, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir()), ensemble=2))
+    (tmp_path / "reward").mkdir()
+    save_reward_model(reward_model, tmp_path / "reward")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "reward").iterdir()}
+    config = a_config(reward_model=str(tmp_path / "reward"), updates=2)
+    reward = load_reward(config)
+    before = reward(PROMPTS, SENTENCES)
+    train_ppo(config, RunDir(tmp_path / "ppo"), PROMPTS, PROMPTS, reward)
+    assert reward(PROMPTS, SENTENCES) == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "reward").iterdir()} == files
 
 
 def test_a_programmatic_reward_rises_and_a_shuffled_one_does_not(tmp_path: Path) -> None:

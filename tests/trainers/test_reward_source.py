@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.tiny_models import tiny_model_dir
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ConfigError
-from trainers.models import encode_conversations
+from trainers.models import encode_conversations, load_tokenizer
 from trainers.records import Prompt
 from trainers.reward_model import centre_heads, head_scores, new_reward_model, save_reward_model
 from trainers.reward_source import load_reward
@@ -44,6 +46,44 @@ def test_what_the_heads_disagree_about_scores_lower_by_the_penalty(tmp_path: Pat
     expected = [mean - 2 * deviation for mean, deviation in zip(means, deviations, strict=True)]
     assert list(scores_with(directory, 2.0)) == pytest.approx(expected, abs=1e-5)
     assert list(scores_with(directory, 0.0)) == pytest.approx(means, abs=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_reward_model_of_another_family_reads_with_its_own_tokenizer(tuning: str, tmp_path: Path) -> None:
+    other = str(tiny_model_dir("qwen2"))
+    reward, _ = new_reward_model(RewardConfig(base_model=other, tuning=tuning, ensemble=2))  # type: ignore[arg-type]
+    rows = encode_conversations(reward.tokenizer, PROMPTS, RESPONSES)
+    assert rows != encode_conversations(load_tokenizer(tiny_model_dir()), PROMPTS, RESPONSES)
+    expected = head_scores(reward, rows, 2).mean(dim=1).tolist()
+    save_reward_model(reward, tmp_path)
+    config = PPOConfig(
+        base_model=str(tiny_model_dir()),
+        reward_model=str(tmp_path),
+        reward_base_model=other if tuning == "lora" else "",  # full weights need no base
+    )
+    assert list(load_reward(config)(PROMPTS, RESPONSES)) == pytest.approx(expected, abs=1e-5)
+    assert max(abs(score) for score in expected) > 1e-2
+
+
+def test_reward_model_of_any_maker_needs_no_file_of_ours(tmp_path: Path) -> None:
+    source = tiny_model_dir("qwen3")
+    classifier = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
+    torch.nn.init.normal_(classifier.score.weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    classifier.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(tmp_path)
+    conversations = [
+        [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": response}]
+        for prompt, response in zip(PROMPTS, RESPONSES, strict=True)
+    ]
+    expected = []
+    for conversation in conversations:
+        text = tokenizer.apply_chat_template(conversation, tokenize=False).removesuffix("\n")
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            hidden = classifier.model(input_ids=ids).last_hidden_state[0, -1]
+            expected.append(float(classifier.score(hidden)))
+    assert list(scores_with(str(tmp_path), 0.0)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_penalty_without_an_ensemble_is_a_config_error(tmp_path: Path) -> None:
