@@ -6,12 +6,13 @@ report show them in this order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from backend.data_report import quoted
+from trainers.acquisition import Aim
 
 FEW_PROMPTS = 60
 LOW_AGREEMENT = 0.70
@@ -29,6 +30,11 @@ SUSPICIOUS_SHARE = 0.2
 UNSEEN_GAP = 0.2
 REMOVED_SHARE = 0.05
 GARBLED_SHARE = 0.02
+FIRST_SERVED: Mapping[Aim, tuple[str, str]] = {
+    "learn": ("模型最拿不准的题目", "those whose answers the model can hardly order"),
+    "measure": ("用来检验它的题目", "those that measure it"),
+    "both": ("最有用的题目", "the most useful"),
+}
 UNSTABLE_STOPS = frozenset(
     {
         "kl",
@@ -77,7 +83,11 @@ class Measurements:
     consistency: Mapping[str, Any] = field(default_factory=dict)
     """`trainers.agreement.SelfConsistency` of the tasks that were served twice."""
     prompts_named: Mapping[str, str] = field(default_factory=dict)
-    """Texts of the prompts that the results name."""
+    """Texts of the prompts that the advice names."""
+    rank_next: Sequence[str] | None = None
+    """Prompts that help the reward model through its gate, the most useful first; none if nobody looked."""
+    rank_aim: Aim = "both"
+    """What these are for."""
     removed: Removed = field(default_factory=Removed)
 
 
@@ -142,26 +152,42 @@ def _rank_more(m: Measurements) -> Advice | None:
     accuracy, needed = m.reward.get("accuracy"), m.reward.get("rankings_needed", 20)
     shown = "—" if accuracy is None else f"{accuracy:.0%}"
     low, high = m.reward.get("interval") or (0.0, 1.0)
+    which_zh, which_en = _which_tasks(m)
     return Advice(
         "rank_more",
         f"奖励模型在未见题目上的准确率为 {shown}（区间 {low:.0%}–{high:.0%}），还无法判断是否达到"
-        f" {m.gate_accuracy:.0%}：请再排序 {needed} 题。",
+        f" {m.gate_accuracy:.0%}：请再排序 {needed} 题{which_zh}。",
         f"The reward model's held-out accuracy is {shown} (interval {low:.0%} to {high:.0%}), which does not"
-        f" settle whether it reaches {m.gate_accuracy:.0%}: rank {needed} more tasks.",
+        f" settle whether it reaches {m.gate_accuracy:.0%}: rank {needed} more tasks{which_en}.",
         "rank_more",
     )
+
+
+def _which_tasks(m: Measurements) -> tuple[str, str]:
+    """Which tasks Label Studio serves first, or that there are none to serve."""
+    if m.rank_next is None:
+        return "", ""
+    if not m.rank_next:
+        return (
+            "；这样的题目已经排完，请先导入新题目",
+            "; none that help are left, so import more prompts first",
+        )
+    zh, en = FIRST_SERVED[m.rank_aim]
+    named = quoted(m.rank_next[:NAMED], m.prompts_named)
+    return f"，Label Studio 会先给出{zh}，如 {named}", f"; Label Studio serves {en} first, such as {named}"
 
 
 def _reward_low(m: Measurements) -> Advice | None:
     if m.reward.get("outcome") != "failed" or m.reward.get("accuracy") is None:
         return None
     accuracy, needed = m.reward["accuracy"], m.reward.get("rankings_needed", 50)
+    which_zh, which_en = _which_tasks(m)
     return Advice(
         "reward_low",
         f"奖励模型的准确率只有 {accuracy:.0%}（要求 {m.gate_accuracy:.0%}）：请统一排序标准，"
-        f"再补充 {needed} 个差别明显的排序。",
+        f"再排序 {needed} 题{which_zh}。",
         f"The reward model reaches only {accuracy:.0%} (needed is {m.gate_accuracy:.0%}): agree on what good"
-        f" means, then add {needed} rankings of clearly different answers.",
+        f" means, then rank {needed} more tasks{which_en}.",
         "rank_more",
     )
 

@@ -15,15 +15,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend import registry, store
-from backend.advice import Advice, Measurements, Removed, advise
+from backend.advice import NAMED, Advice, Measurements, Removed, advise
 from backend.data_report import Data, data_rows, named_prompts
 from backend.inputs import ranking_record, settings_of
 from backend.lineage import Dependence, dependences, newest_clean
+from backend.ranking_queue import aim_of_result, next_tasks, prompts_to_name
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
 from backend.tables import ComparisonRow, JudgementRow, ModelRow, RankingRow, RoundRow, WorkspaceRow
 from backend.verdict import judge_round, review_results, tally_of
+from trainers.acquisition import Aim
 from trainers.agreement import self_consistency
 from trainers.leaderboard import Match, Standing, rank_versions
 
@@ -112,6 +114,7 @@ def advice_for(
     reward = results.get("reward", {})
     judged = _newest_judged(session, current)
     policy = policy_of(session, judged.id) if judged else None
+    rank_next, rank_aim = _rank_next(session, workspace.id, reward, effective.gate_accuracy)
     measured = Measurements(
         prompts=sum(
             n for state, n in store.prompt_counts(session, workspace.id).items() if state != "deleted"
@@ -123,7 +126,11 @@ def advice_for(
         generate=results.get("generate", {}),
         reward=reward,
         consistency=_consistency(session, workspace.id, rankings),
-        prompts_named=store.prompt_texts(session, workspace.id, named_prompts(reward)),
+        prompts_named=store.prompt_texts(
+            session, workspace.id, named_prompts(reward).union((rank_next or ())[:NAMED])
+        ),
+        rank_next=rank_next,
+        rank_aim=rank_aim,
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
         verdict=(judged.verdict if judged else None) or {},
@@ -147,6 +154,16 @@ def _removed(session: Session, workspace: WorkspaceRow) -> Removed:
         of_serving=serving.rankings,
         clean=newest_clean(session, workspace.serving_policy, dependent),
     )
+
+
+def _rank_next(
+    session: Session, workspace_id: str, reward: Mapping[str, Any], gate_accuracy: float
+) -> tuple[list[str] | None, Aim]:
+    """Which prompts would help a reward model through the gate that it did not pass, and what for."""
+    aim = aim_of_result(reward, gate_accuracy)
+    if reward.get("outcome") not in ("not_enough_evidence", "failed"):
+        return None, aim
+    return prompts_to_name(next_tasks(session, workspace_id, aim), aim), aim
 
 
 def _newest_judged(session: Session, current: RoundRow | None) -> RoundRow | None:

@@ -25,13 +25,15 @@ from backend.launcher import Launcher, release_leases
 from backend.lock import DirectoryLock
 from backend.overview import read_state, workspace_status
 from backend.policy import BUSY_ROUNDS, Conclude, StartGenerate, StartReward, Waiting, next_actions
+from backend.ranking_queue import by_score, scores_of
 from backend.reconcile import reconcile
 from backend.settings import Settings, documented
 from backend.status import View, WorkspaceStatus
 from backend.store import Store
 from backend.tables import ResponseRow, RoundState, RunRow
 from backend.workflow import Workflows
-from backend.writeback import WriteBack, order_by_score
+from backend.writeback import WriteBack
+from trainers.acquisition import sureness
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Prediction(View):
     order: tuple[str, ...]
     """Response ids, best first; exactly the task's ids."""
     score: float
-    """How sure the order is, 0 to 1: the lowest are the most useful to rank next."""
+    """How sure the order is, 0 to 1 (`trainers.acquisition.sureness`)."""
     model_version: str
 
 
@@ -421,5 +423,7 @@ def _prediction(answers: Sequence[ResponseRow | None]) -> Prediction | None:
     versions = {row.reward_model for row in rows}
     if len(rows) < len(answers) or len(versions) != 1 or (version := versions.pop()) is None:
         return None
-    found = order_by_score(rows)
-    return Prediction(*found, version) if found else None
+    ordered = by_score(rows)
+    if ordered is None:
+        return None
+    return Prediction(tuple(row.id for row in ordered), sureness(scores_of(ordered)), version)

@@ -31,6 +31,7 @@ from backend.inputs import queue_compare, queue_ppo, settings_of
 from backend.launcher import Interrupted, Launcher
 from backend.outputs import Outputs
 from backend.policy import BUSY_ROUNDS
+from backend.ranking_queue import aim_of_result
 from backend.rounds import Rounds
 from backend.settings import Settings
 from backend.store import Store
@@ -221,9 +222,10 @@ class Workflows:
         with self.store.reading() as session:
             run = newest_run(session, round_id, "reward")
             model = session.scalars(select(ModelRow).where(ModelRow.run_id == run.id)).one()
+            aim = aim_of_result(run.result or {}, run.config["gate_accuracy"])
         try:
             mark_contested(self.store, self.writeback.client, model.workspace)
-            return self.writeback.publish_predictions(model.workspace, model.id)
+            return self.writeback.publish_predictions(model.workspace, model.id, aim)
         except BackendError as error:
             log.warning("the predictions of %s or the marks were not shown: %s", model.id, error)
             return 0

@@ -8,9 +8,7 @@ what `backend.label_studio` raises; `backend.workflow` decides about trying agai
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,8 +28,10 @@ from backend.annotations import (
     shown_prompt,
 )
 from backend.label_studio import LabelStudioClient
+from backend.ranking_queue import next_tasks
 from backend.store import Store
 from backend.tables import ComparisonRow, PromptRow, ResponseRow
+from trainers.acquisition import Aim
 
 log = logging.getLogger(__name__)
 
@@ -97,21 +97,22 @@ class WriteBack:
         data = {label_config.REPORT: html, label_config.SOURCE_KEY: key}
         return self._ensure(project, {key: data})[key]
 
-    def publish_predictions(self, workspace_id: str, model_id: str) -> int:
-        """Let Label Studio serve the tasks first of which a reward model is least sure.
+    def publish_predictions(self, workspace_id: str, model_id: str, aim: Aim) -> int:
+        """Let Label Studio serve those tasks first whose ranking helps most; see `backend.ranking_queue`.
 
-        Only of tasks that nobody ranked. Returns: how many predictions were written.
+        Label Studio serves the lowest score of the project's `model_version` first; with several annotators
+        each gets one of the lowest few, so that they do not meet. Tasks without a score come last.
+
+        Returns: how many predictions were written.
         """
         with self.store.reading() as session:
             project = queries.workspace(session, workspace_id).ranking_project
-            ranked = {ranking.task for ranking in queries.active_rankings(session, workspace_id)}
             predictions = [
-                {"task": prompt.ranking_task, **found}
-                for prompt in queries.prompts(session, workspace_id, "published")
-                if prompt.ranking_task not in ranked
-                if (
-                    found := _prediction(queries.responses(session, workspace_id, prompt.prompt_id), model_id)
-                )
+                {
+                    "task": found.task,
+                    **ranking_prediction(found.order, score=found.place, model_version=model_id),
+                }
+                for found in next_tasks(session, workspace_id, aim)
             ]
         if predictions:
             self.client.create_predictions(project, predictions)
@@ -131,25 +132,6 @@ class WriteBack:
         if missing:
             log.info("project %d: wrote %d tasks", project, len(missing))
         return {key: known[key] for key in wanted}
-
-
-def order_by_score(responses: Sequence[ResponseRow]) -> tuple[tuple[str, ...], float] | None:
-    """Response ids, best first, and how sure that order is (0 to 1); none if a score is missing.
-
-    The surest that two neighbours could be swapped counts: the lowest probability, after Bradley-Terry, that
-    the better one of two neighbours is preferred, from ½ (0) to certain (1).
-    """
-    scored = [(response.score, response.id) for response in responses if response.score is not None]
-    if len(scored) < len(responses) or len(scored) < 2:
-        return None
-    scored.sort(key=lambda pair: (-pair[0], pair[1]))
-    gaps = [better[0] - worse[0] for better, worse in itertools.pairwise(scored)]
-    return tuple(response_id for _, response_id in scored), math.tanh(min(gaps) / 2)
-
-
-def _prediction(responses: Sequence[ResponseRow], model_id: str) -> dict[str, Any] | None:
-    found = order_by_score(responses)
-    return ranking_prediction(found[0], score=found[1], model_version=model_id) if found else None
 
 
 def _answers(session: Session, workspace_id: str) -> dict[str, list[ResponseRow]]:
