@@ -87,6 +87,25 @@ def pair_accuracy(preferences: Iterable[Preference], scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
+class Supply:
+    """What more rankings would give the gate to measure with."""
+
+    pairs_per_ranking: float = 1.2
+    """Held-out pairs that a ranking adds on average; the default is three answers, 40 % of them held out."""
+    pairs_per_heldout_ranking: float = 3.0
+    """Held-out pairs that the ranking of a held-out prompt adds."""
+    heldout_unranked: int = 0
+    """Held-out prompts that nobody has ranked."""
+
+    def rankings_for(self, pairs: float, *, heldout_first: bool) -> int:
+        """Rankings that add so many held-out pairs."""
+        first = min(self.heldout_unranked, math.ceil(pairs / self.pairs_per_heldout_ranking))
+        first = max(first, 0) if heldout_first else 0
+        rest = max(pairs - first * self.pairs_per_heldout_ranking, 0.0)
+        return first + math.ceil(rest / self.pairs_per_ranking)
+
+
+@dataclass(frozen=True)
 class Gate:
     """Whether a reward model may guide PPO."""
 
@@ -97,28 +116,30 @@ class Gate:
 
 
 def decide_gate(
-    accuracy: Accuracy, *, gate_accuracy: float, gate_margin: float, heldout_pairs_per_ranking: float = 1.2
+    accuracy: Accuracy, *, gate_accuracy: float, gate_margin: float, supply: Supply | None = None
 ) -> Gate:
     """Hold a held-out accuracy against the gate.
 
     passed: the accuracy reaches the gate, and the interval's lower bound reaches the gate minus the margin.
-    failed: the interval's upper bound is below the gate. Anything else is not enough evidence.
+    failed: the interval's upper bound is below the gate. Anything else is not enough evidence; it asks for
+    the rankings with which the gate would decide if the accuracy stayed what it is. An accuracy at the gate
+    or above only has to be measured: then held-out prompts are ranked first (`trainers.acquisition`).
 
     Args:
         accuracy: on prompts that the model did not learn from.
         gate_accuracy: what it must reach.
         gate_margin: how far the lower bound may stay below that.
-        heldout_pairs_per_ranking: how many held-out pairs a ranking adds on average; the default is three
-            answers a ranking and 40 % of the prompts held out.
+        supply: what more rankings would add.
     """
     interval, value = accuracy.interval, accuracy.value
-    if value is not None and value >= gate_accuracy and interval.low >= gate_accuracy - gate_margin:
+    reached = value is not None and value >= gate_accuracy
+    if reached and interval.low >= gate_accuracy - gate_margin:
         return Gate("passed", accuracy, 0)
     fewest, most = RANKINGS_STEP
     if interval.high < gate_accuracy:
         return Gate("failed", accuracy, most)
-    pairs = _pairs_to_decide(value, gate_accuracy, gate_margin)
-    rankings = math.ceil((pairs - accuracy.pairs) / heldout_pairs_per_ranking)
+    pairs = _pairs_to_decide(value, gate_accuracy, gate_margin) - accuracy.pairs
+    rankings = (supply or Supply()).rankings_for(pairs, heldout_first=reached)
     return Gate("not_enough_evidence", accuracy, min(max(_round_up(rankings, 10), fewest), most))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from trainers.agreement import measure_agreement
 from trainers.config import RewardConfig
 from trainers.coverage import measure_coverage
-from trainers.evaluation import Accuracy, Interval, decide_gate, pair_accuracy
+from trainers.evaluation import Accuracy, Interval, Supply, decide_gate, pair_accuracy
 from trainers.pair_evaluation import accuracy_by_kind, calibration, clustered_interval, compare_scores
 from trainers.preferences import Sufficiency, split_preferences
 from trainers.records import Candidates, Preference, Ranking
@@ -38,16 +38,16 @@ def judge(
     Returns: the figures that docs/metrics.md lists.
     """
     _, heldout = split_preferences(preferences, {c.prompt.id: c.prompt.split for c in candidates})
+    ranked = Counter(ranking.prompt_id for ranking in rankings)
     gate = decide_gate(
         pair_accuracy(heldout, scores),
         gate_accuracy=config.gate_accuracy,
         gate_margin=config.gate_margin,
-        heldout_pairs_per_ranking=counts.pairs_heldout / counts.rankings,
+        supply=_supply(counts, candidates, ranked),
     )
     clustered = clustered_interval(heldout, scores, seed=config.seed)
     calibrated = calibration(heldout, scores, seed=config.seed)
     agreement = measure_agreement(rankings)
-    ranked = Counter(ranking.prompt_id for ranking in rankings)
     covered = measure_coverage([entry.prompt for entry in candidates], ranked, seed=config.seed)
     by_kind = accuracy_by_kind(heldout, candidates, scores)
     return {
@@ -90,6 +90,16 @@ def length_correlation(candidates: Iterable[Candidates], scores: Mapping[str, fl
     product = sum(score * length for score, length in pairs)
     scale = math.sqrt(sum(score**2 for score, _ in pairs) * sum(length**2 for _, length in pairs))
     return product / scale if scale > 0 else None
+
+
+def _supply(counts: Sufficiency, candidates: Iterable[Candidates], ranked: Mapping[str, int]) -> Supply:
+    """As many held-out pairs a ranking as so far; `counts` has one held-out prompt or more."""
+    heldout = [entry.prompt.id for entry in candidates if entry.prompt.split != "train"]
+    return Supply(
+        pairs_per_ranking=counts.pairs_heldout / counts.rankings,
+        pairs_per_heldout_ranking=counts.pairs_heldout / sum(ranked[key] for key in heldout if key in ranked),
+        heldout_unranked=sum(key not in ranked for key in heldout),
+    )
 
 
 def _against_baselines(

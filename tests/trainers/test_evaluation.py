@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from trainers.evaluation import (
     Accuracy,
     Interval,
+    Supply,
     decide_gate,
     pair_accuracy,
     sign_test,
@@ -18,8 +19,9 @@ from trainers.evaluation import (
 from trainers.records import Preference
 
 
-def gate_of(correct: float, pairs: int, **settings: float) -> tuple[str, int]:
-    gate = decide_gate(Accuracy(correct, pairs), **{"gate_accuracy": 0.85, "gate_margin": 0.10, **settings})
+def gate_of(correct: float, pairs: int, supply: Supply | None = None, **settings: float) -> tuple[str, int]:
+    wanted = {"gate_accuracy": 0.85, "gate_margin": 0.10, **settings}
+    gate = decide_gate(Accuracy(correct, pairs), **wanted, supply=supply)
     return gate.outcome, gate.rankings_needed
 
 
@@ -99,7 +101,16 @@ def test_gate_asks_for_20_to_50_rankings_unless_passed() -> None:
     assert gate_of(18, 20) == ("not_enough_evidence", 20)  # at 0.9 the gate passes with 40 pairs: 20/1.2 → 20
     # at 17 of 20 it passes with 70 pairs (lower bound 0.749 < 0.75 at 70, so 80): 60/1.2 = 50
     assert gate_of(17, 20) == ("not_enough_evidence", 50)
-    assert gate_of(17, 20, heldout_pairs_per_ranking=2.0) == ("not_enough_evidence", 30)
+    assert gate_of(17, 20, Supply(pairs_per_ranking=2.0)) == ("not_enough_evidence", 30)
+
+
+def test_gate_that_lacks_only_evidence_counts_on_heldout_prompts_first() -> None:
+    # at 17 of 20 the gate lacks 60 pairs
+    assert gate_of(17, 20, Supply(1.2, 3.0, heldout_unranked=100))[1] == 20  # 60/3
+    assert gate_of(17, 20, Supply(1.2, 3.0, heldout_unranked=15))[1] == 30  # 15, and 15 pairs more: 13
+    below = Accuracy(16, 20)
+    assert below.value is not None and below.value < 0.85
+    assert gate_of(16, 20, Supply(1.2, 3.0, heldout_unranked=100)) == gate_of(16, 20)  # it may have to learn
 
 
 def test_gate_seldom_passes_a_72_percent_model() -> None:

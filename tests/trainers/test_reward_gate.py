@@ -88,6 +88,21 @@ def test_noisy_scores_have_an_interval_by_prompts_and_kinds_that_sum_up() -> Non
     )
 
 
+def test_model_that_lacks_only_evidence_asks_for_fewer_rankings_while_heldout_prompts_are_left() -> None:
+    candidates, rankings, quality = a_team(200)
+    # of 16 ranked prompts 7 are held out, with 3 pairs each; of one of them all three pairs are wrong
+    few = [ranking for ranking in rankings if ranking.prompt_id in {f"p{n}" for n in range(16)}]
+    (best,), _, (worst,) = few[0].order
+    scores = {**quality, best: quality[worst], worst: quality[best]}
+    result = judged(candidates, few, scores)
+    assert (result["outcome"], result["pairs"]) == ("not_enough_evidence", 21)
+    assert result["accuracy"] == pytest.approx(18 / 21)
+    # 70 pairs decide at 6/7: the 49 that are missing take 17 held-out prompts
+    assert result["rankings_needed"] == 20
+    # where every prompt was ranked, new ones come at 21 pairs in 16 rankings: 38
+    assert judged(candidates[:16], few, scores)["rankings_needed"] == 40
+
+
 def test_length_correlation_is_relative_to_the_prompt() -> None:
     def candidates(prompt: str, *lengths: int) -> Candidates:
         responses = (Response(f"{prompt}{length}", prompt, "x" * length, "base") for length in lengths)
