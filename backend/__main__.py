@@ -265,7 +265,7 @@ def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
     for advice in status.advice:
         console.print(Text(f" → {advice.zh}\n   {advice.en}"))
     for problem in status.problems:
-        console.print(Text(f" ! {problem['count']} × {problem['zh']} {problem['en']}", style="yellow"))
+        console.print(Text(f" ! {problem['zh']} {problem['en']}", style="yellow"))
     if status.label_studio_error:
         console.print(Text(f" ! {status.label_studio_error}", style="red"))
 

@@ -17,6 +17,7 @@ from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
 from backend.lineage import dependences
 from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold, tasks_left
+from backend.prompt_rows import MAX_PROBLEM_TASKS, problem
 from backend.rounds import advice_for, pending_comparisons, policy_of
 from backend.settings import Settings
 from backend.status import (
@@ -114,9 +115,27 @@ def workspace_status(
         runs=runs,
         models=tuple(_model_views(session, workspace_id, workspace.serving_policy)),
         advice=advice,
-        problems=tuple(workspace.problems),
+        problems=(*workspace.problems, *_unreadable(session, workspace_id)),
         label_studio_error=label_studio_error,
     )
+
+
+_UNREADABLE = (
+    "{n} 份标注无法读取，不会计入：请在这些任务上重新提交；如果标注界面被改过，先运行"
+    " python -m scripts.setup_project %s 恢复",
+    "{n} annotations cannot be read and do not count: submit them again; if someone changed the labeling"
+    " interface, `python -m scripts.setup_project %s` restores it first",
+)
+
+
+def _unreadable(session: Session, workspace_id: str) -> list[dict[str, Any]]:
+    """Annotations of both projects that say nothing we understand: nobody's work goes without a word."""
+    tasks: list[int] = []
+    for row in (RankingRow, JudgementRow):
+        malformed = select(row.task).where(row.workspace == workspace_id, row.state == "malformed")
+        tasks += session.scalars(malformed.order_by(row.task))
+    zh, en = (sentence % workspace_id for sentence in _UNREADABLE)
+    return [problem("unreadable", (zh, en), len(tasks), tasks[:MAX_PROBLEM_TASKS])] if tasks else []
 
 
 def _newest_reward(runs: Any) -> RewardRun | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -23,20 +23,25 @@ MAX_PROBLEM_TASKS = 1000
 
 PROBLEMS: Mapping[str, tuple[str, str]] = {
     "missing_column": (
-        "没有 prompt 列：请把文件里问题所在的列改名为 prompt，再导入一次。",
-        "no `prompt` column: rename the column that holds the questions to `prompt` and import again.",
+        "{n} 条没有 prompt 列：请把文件里问题所在的列改名为 prompt，再导入一次",
+        "{n} without a `prompt` column: rename the questions' column to `prompt` and import again",
     ),
-    "empty": ("内容为空，已跳过。", "empty; skipped."),
-    "duplicate": ("与更早的问题相同，只用第一条。", "the same as an earlier prompt; only the first is used."),
+    "empty": ("{n} 条内容为空，已跳过", "{n} empty, skipped"),
+    "duplicate": (
+        "{n} 条与更早的问题相同，只用第一条",
+        "{n} the same as an earlier prompt; only the first is used",
+    ),
     "too_long": (
-        f"太长（最多 {MAX_PROMPT_CHARACTERS} 个字符），请缩短。",
-        f"too long (at most {MAX_PROMPT_CHARACTERS} characters); shorten it.",
+        f"{{n}} 条太长（最多 {MAX_PROMPT_CHARACTERS} 个字符），请缩短",
+        f"{{n}} too long (at most {MAX_PROMPT_CHARACTERS} characters); shorten them",
     ),
     "too_many": (
-        f"超过每个工作区 {MAX_PROMPTS} 条的上限，未使用；请另建一个工作区。",
-        f"above the limit of {MAX_PROMPTS} prompts a workspace, not used; make another workspace for them.",
+        f"{{n}} 条超过每个工作区 {MAX_PROMPTS} 条的上限，未使用；请另建一个工作区",
+        f"{{n}} above the limit of {MAX_PROMPTS} prompts a workspace, not used; make another workspace",
     ),
 }
+"""What the lead reads of tasks that are no usable prompts, `{n}` of them; their ids follow."""
+_NAMED_TASKS = 5
 
 
 class Prompts:
@@ -101,15 +106,27 @@ class Prompts:
         for tasks in self.twins.values():
             self.problems["duplicate"] += tasks
         workspace = queries.workspace(session, self.workspace)
-        before = {} if full else {problem["id"]: set(problem["tasks"]) for problem in workspace.problems}
+        before = {} if full else {told["id"]: told for told in workspace.problems}
         report = []
-        for kind, (zh, en) in PROBLEMS.items():
-            tasks = sorted((before.get(kind, set()) - self.seen) | set(self.problems.get(kind, ())))
-            if tasks:
-                shown = tasks[:MAX_PROBLEM_TASKS]
-                report.append({"id": kind, "count": len(tasks), "tasks": shown, "zh": zh, "en": en})
+        for kind, sentences in PROBLEMS.items():
+            known = before.get(kind, {"tasks": [], "count": 0})
+            tasks = sorted((set(known["tasks"]) - self.seen) | set(self.problems.get(kind, ())))
+            unlisted = known["count"] > len(known["tasks"])  # which of those were seen, a full pass tells
+            if count := max(known["count"], len(tasks)) if unlisted else len(tasks):
+                report.append(problem(kind, sentences, count, tasks[:MAX_PROBLEM_TASKS]))
         if report != workspace.problems:
             workspace.problems = report
+
+
+def problem(kind: str, sentences: tuple[str, str], count: int, tasks: Sequence[int]) -> dict[str, Any]:
+    """What the lead reads in both languages: the sentence with its number, and the first tasks' ids."""
+    zh, en = (sentence.format(n=count) for sentence in sentences)
+    ids = [str(task) for task in tasks[:_NAMED_TASKS]] + ["…"] * (count > _NAMED_TASKS)
+    return {
+        "id": kind, "count": count, "tasks": list(tasks),
+        "zh": f"{zh}（任务 {'、'.join(ids)}）。",
+        "en": f"{en} (task {', '.join(ids)}).",
+    }  # fmt: skip
 
 
 def _new_prompt(workspace: str, parsed: ParsedPrompt, task: int) -> PromptRow:

@@ -42,6 +42,16 @@ def test_last_verdicts_advice_ends_with_the_next_policy(service: SeededService) 
     assert "promote" not in {found.id for found in service.status("team").advice}
 
 
+def test_annotations_that_cannot_be_read_are_told(service: SeededService) -> None:
+    assert "unreadable" not in {told["id"] for told in service.status("team").problems}
+    with service.store.session() as session:
+        first, second = session.query(RankingRow).order_by(RankingRow.task).limit(2)
+        first.state = second.state = "malformed"
+    (told,) = (told for told in service.status("team").problems if told["id"] == "unreadable")
+    assert told["zh"].startswith("2 份标注无法读取") and f"（任务 {first.task}、{second.task}）" in told["zh"]
+    assert told["en"].startswith("2 annotations cannot be read") and "setup_project team`" in told["en"]
+
+
 def test_rankings_that_tasks_still_take_count_each_task_once(service: SeededService) -> None:
     with service.store.session() as session:
         session.query(PromptRow).delete()

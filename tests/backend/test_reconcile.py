@@ -169,6 +169,26 @@ def test_more_prompts_than_the_limit_are_left_alone(world: World, monkeypatch: p
     assert world.problems() == {"too_many": 7}
 
 
+def test_number_of_problems_stays_true_beyond_the_tasks_that_are_remembered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.prompt_rows.MAX_PROBLEM_TASKS", 3)
+    for _ in range(10):
+        world.fake.add_task(world.prompts, {"prompt": ""})
+    for full in (True, False, False, True):
+        world.look(full=full)
+        assert world.problems() == {"empty": 10}
+
+
+def test_problem_is_told_with_its_number_and_tasks(world: World) -> None:
+    first, second = (world.fake.add_task(world.prompts, {"prompt": ""}) for _ in range(2))
+    world.look()
+    with world.store.reading() as session:
+        (problem,) = queries.workspace(session, "team").problems
+    assert problem["zh"] == f"2 条内容为空，已跳过（任务 {first}、{second}）。"
+    assert problem["en"] == f"2 empty, skipped (task {first}, {second})."
+
+
 def test_deleted_prompt_is_noticed_by_a_full_pass_and_can_come_back(world: World) -> None:
     task = world.fake.add_task(world.prompts, {"prompt": "a"})
     world.look()
