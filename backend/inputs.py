@@ -56,12 +56,16 @@ def settings_of(settings: Settings, workspace: WorkspaceRow) -> Settings:
     return replace(settings, **own)
 
 
-def queue_generate(session: Session, settings: Settings, workspace_id: str) -> Queued | None:
-    """Candidates for every new prompt; none if there is no new prompt."""
+def queue_generate(
+    session: Session, settings: Settings, workspace_id: str, *, asked: bool = False
+) -> Queued | None:
+    """Candidates for every prompt that has none; no run while one is open, or if there is no such prompt."""
     workspace = store.workspace(session, workspace_id)
     settings = settings_of(settings, workspace)
-    prompts = store.prompts(session, workspace_id, "new")
-    if not prompts:
+    earlier = [run for run in store.runs(session, workspace_id) if run.kind == "generate"]
+    # a prompt that is `generating` while no run is open is left from one that failed
+    prompts = store.prompts(session, workspace_id, "new", "generating")
+    if not prompts or any(run.state in ("queued", "running") for run in earlier):
         return None
     *newest_first, _ = registry.ancestors(session, workspace.serving_policy)
     policies = newest_first[:_POLICIES][::-1]
@@ -75,6 +79,7 @@ def queue_generate(session: Session, settings: Settings, workspace_id: str) -> Q
         session, settings, workspace_id, "generate", None, config,
         data=[prompt.prompt_id for prompt in prompts],
         inputs={"prompts.jsonl": [prompt_record(prompt) for prompt in prompts]},
+        asked=asked,
     )  # fmt: skip
     if queued.new:
         for prompt in prompts:
@@ -195,15 +200,39 @@ def queue_compare(session: Session, settings: Settings, current: RoundRow, after
     return queued
 
 
+def try_again(session: Session, settings: Settings, run: RunRow) -> None:
+    """Make up for a failed or cancelled run.
+
+    With the same data and settings it goes on where it was. Candidates and the reward model begin anew if
+    those have changed, so that a base model which does not exist or fit can be replaced.
+
+    Raises: ConflictError: it is under way or done, or nothing is left to be done.
+    """
+    _check_ended_badly(run)
+    if run.kind == "generate":
+        if queue_generate(session, settings, run.workspace, asked=True) is None:
+            raise ConflictError(
+                f"nothing is left of run `{run.id}`: all prompts have candidates, or they are on their way"
+            )
+    elif run.kind == "reward":
+        queue_reward(session, settings, run.workspace, asked=True)
+    else:
+        requeue(run)
+
+
 def requeue(run: RunRow) -> None:
-    """Try a failed or cancelled run again; it goes on where it was.
+    """Let a failed or cancelled run go on where it was.
 
     Raises: ConflictError: it is under way or done.
     """
-    if run.state not in ("failed", "cancelled"):
-        raise ConflictError(f"run `{run.id}` cannot be tried again: it is {run.state}")
+    _check_ended_badly(run)
     run.state, run.error, run.finished, run.lease_until = "queued", "", None, 0.0
     run.attempts, run.created = 0, time.time()
+
+
+def _check_ended_badly(run: RunRow) -> None:
+    if run.state not in ("failed", "cancelled"):
+        raise ConflictError(f"run `{run.id}` cannot be tried again: it is {run.state}")
 
 
 def collecting_round(session: Session, workspace_id: str) -> RoundRow:

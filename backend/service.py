@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from backend import registry, store
 from backend.adjudication import mark_contested
 from backend.errors import BackendError, ConflictError, LabelStudioError
-from backend.inputs import Queued, queue_generate, queue_ppo, queue_reward, requeue, settings_of
+from backend.inputs import Queued, queue_generate, queue_ppo, queue_reward, settings_of, try_again
 from backend.label_studio import LabelStudioClient
 from backend.launcher import Launcher, release_leases
 from backend.lock import DirectoryLock
@@ -195,7 +195,7 @@ class Service:
         self._wake_up()
 
     def retry(self, run_id: str) -> None:
-        """Try a failed or cancelled run again; it goes on where it was.
+        """Try a failed or cancelled run again: where it was, or anew under settings that changed.
 
         Raises: NotFoundInStoreError: no such run. ConflictError: it is under way or done.
         """
@@ -206,7 +206,7 @@ class Service:
                 if current.state not in ("failed", "gated", "collecting"):
                     raise ConflictError(f"round `{current.id}` is {current.state}; wait until it ends")
                 current.state, current.reason, current.finished = _AFTER_RETRY[run.kind], "", None
-            requeue(run)
+            try_again(session, self.settings, run)
         self._wake_up()
 
     def adjudicate(self, workspace: str) -> int:

@@ -19,6 +19,7 @@ from backend.inputs import (
     queue_reward,
     requeue,
     settings_of,
+    try_again,
 )
 from backend.settings import Settings
 from backend.store import Store
@@ -186,6 +187,76 @@ def test_ranking_belongs_to_the_round_that_first_learned_from_it(opened: Store, 
         session.flush()
         queued = queue_reward(session, settings, "team", asked=False)
         assert rounds_of(queued.run) == [2, 1, 1, 1, 2, 2]
+
+
+def add_prompts(opened: Store, *prompt_ids: str) -> None:
+    with opened.session() as session:
+        for prompt_id in prompt_ids:
+            session.add(PromptRow(workspace="team", prompt_id=prompt_id, text=prompt_id, split="train"))
+
+
+def generate(opened: Store, settings: Settings, state: str) -> str:
+    """A generate run of what waits for candidates, that has ended so."""
+    with opened.session() as session:
+        queued = queue_generate(session, settings, "team")
+        assert queued is not None and queued.new
+        queued.run.state = state
+    return queued.run.id
+
+
+def prompts_given(settings: Settings, run: RunRow) -> list[str]:
+    return [prompt.id for prompt in read_jsonl(run_dir(settings, run).input("prompts.jsonl"), Prompt)]
+
+
+def test_failed_generation_goes_on_where_it_was(opened: Store, settings: Settings) -> None:
+    add_prompts(opened, "n1", "n2")
+    failed = generate(opened, settings, "failed")
+    with opened.session() as session:
+        run = store.run(session, failed)
+        try_again(session, settings, run)
+        assert run.state == "queued" and len(store.runs(session, "team")) == 1
+        with pytest.raises(ConflictError, match="it is queued"):
+            try_again(session, settings, run)
+
+
+def test_failed_generation_begins_anew_with_another_base_model(opened: Store, settings: Settings) -> None:
+    add_prompts(opened, "n1", "n2")
+    failed = generate(opened, settings, "failed")
+    settings = replace(settings, base_model="one-that-exists")
+    with opened.session() as session:
+        try_again(session, settings, store.run(session, failed))
+        old, new = store.runs(session, "team")
+        assert (old.state, new.state, new.config["base_model"]) == ("failed", "queued", "one-that-exists")
+        assert prompts_given(settings, new) == ["n1", "n2"]
+        with pytest.raises(ConflictError, match="on their way"):
+            try_again(session, settings, old)
+        new.state = "succeeded"
+        for prompt in store.prompts(session, "team", "generating"):
+            prompt.state = "ready"
+        with pytest.raises(ConflictError, match="all prompts have candidates"):
+            try_again(session, settings, old)
+
+
+def test_prompts_of_a_failed_generation_come_with_the_next_import(opened: Store, settings: Settings) -> None:
+    add_prompts(opened, "n1")
+    generate(opened, settings, "failed")
+    add_prompts(opened, "n2")
+    generate(opened, settings, "succeeded")
+    with opened.session() as session:
+        assert prompts_given(settings, store.runs(session, "team")[-1]) == ["n1", "n2"]
+
+
+def test_failed_reward_model_begins_anew_with_another_base_model(opened: Store, settings: Settings) -> None:
+    rank(opened, 4)
+    with opened.session() as session:
+        failed = queue_reward(session, settings, "team", asked=False).run
+        failed.state = "failed"
+        session.flush()
+        try_again(session, replace(settings, base_model="smaller"), failed)
+        assert [(r.state, r.config["base_model"]) for r in store.runs(session, "team")] == [
+            ("failed", "base"),
+            ("queued", "smaller"),
+        ]
 
 
 def test_failed_run_is_tried_again_only_when_asked(opened: Store, settings: Settings) -> None:
