@@ -126,8 +126,8 @@ class Service:
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
+            self._thread.join(10)  # first, as it asks the workflows
             self._workflows.stop()
-            self._thread.join(10)
             self._thread = None
         self.client.close()
         self.store.close()
@@ -301,7 +301,8 @@ class Service:
             for workspace_id in names:
                 if not self._stopping.is_set():
                     self._safely(self._tick, workspace_id)
-            self._safely(self._workflows.ensure)
+            if not self._stopping.is_set():
+                self._safely(self._workflows.ensure)
             self._wait()
 
     def _wait(self) -> None:
@@ -349,6 +350,8 @@ class Service:
                 pending = {p: n for p, n in store.pending_hints(session).items() if p in mine}
             full = time.monotonic() - self._checked_full.get(workspace_id, -FULL_EVERY_S) >= FULL_EVERY_S
             try:
+                if full:
+                    self.client.check()  # it may have been updated under us
                 reconcile(self.store, self.client, workspace_id, full=full)
             except LabelStudioError as error:
                 self._label_studio_error = str(error)

@@ -345,6 +345,19 @@ def test_label_studio_being_away_is_told_and_nothing_is_lost(whole: Whole) -> No
     whole.wait(lambda: not whole.service.check_label_studio())
 
 
+def test_label_studio_of_another_version_is_told_and_nothing_is_lost(whole: Whole) -> None:
+    whole.service.stop()
+    whole.label_studio.release = "1.24.0"
+    whole.service = whole.make_service()
+    whole.service.start()
+    whole.import_prompts(5)
+    whole.wait(lambda: "is Label Studio 1.24.0; needed is 1.23.x" in whole.service.check_label_studio())
+    assert whole.published() == 0
+    whole.label_studio.release = "1.23.2"
+    whole.wait(lambda: whole.published() == 5)
+    assert whole.service.check_label_studio() == ""
+
+
 def test_second_server_on_one_data_directory_is_refused(whole: Whole) -> None:
     second = whole.make_service()
     with pytest.raises(ConflictError, match=r"another backend \(process \d+\)"):
