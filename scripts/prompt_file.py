@@ -74,8 +74,8 @@ def read_prompt_file(path: Path) -> PromptFile:
         raise PromptFileError(f"`{path}` holds no prompt; needed is one a line, or a column `prompt`")
     if len(prompts) > MOST_PROMPTS:
         raise PromptFileError(
-            f"`{path}` holds {len(prompts)} prompts; at most {MOST_PROMPTS} go in at once"
-            " (100 to 200 are enough for a round): split the file"
+            f"`{path}` holds {len(prompts)} prompts; a workspace takes at most {MOST_PROMPTS}, and"
+            " 100 to 200 are enough for a round: leave some out, or use several workspaces"
         )
     return PromptFile(list(prompts), empty, len(found) - empty - len(prompts), encoding)
 
@@ -131,10 +131,8 @@ def _csv(path: Path, text: str, delimiter: str) -> list[tuple[int, str]]:
     reader.fieldnames = names
     column = next((name for name in COLUMNS if name in names), None)
     if column is None:
-        raise PromptFileError(
-            f"`{path}` has the columns {', '.join(f'`{name}`' for name in names) or 'none'};"
-            " needed is one named `prompt`"
-        )
+        shown = f"has the columns {', '.join(f'`{name}`' for name in names)}" if names else "is empty"
+        raise PromptFileError(f"`{path}` {shown}; needed is a column named `prompt`")
     return [(reader.line_num, row[column] or "") for row in reader]
 
 

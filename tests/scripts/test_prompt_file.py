@@ -44,8 +44,8 @@ def test_every_common_form_gives_the_distinct_prompts(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.csv", "title,body\na,b\n", "`title`, `body`; needed is one named `prompt`"),
-        ("p.csv", "", "none; needed is one named `prompt`"),
+        ("p.csv", "title,body\na,b\n", "`title`, `body`; needed is a column named `prompt`"),
+        ("p.csv", "", "is empty; needed is a column named `prompt`"),
         ("p.csv", "prompt\n\n", "holds no prompt"),
         ("p.txt", b"\xff\x00\xff\xff\x81", "save it as UTF-8"),
         ("p.json", '{"prompt": "a"}', "is no list"),
@@ -70,7 +70,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_too_many_prompts_are_refused(tmp_path: Path) -> None:
     path = file(tmp_path, "p.txt", "".join(f"prompt {n}\n" for n in range(MOST_PROMPTS + 1)))
-    with pytest.raises(PromptFileError, match="split the file"):
+    with pytest.raises(PromptFileError, match="a workspace takes at most 10000"):
         read_prompts(path)
 
 
