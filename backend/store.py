@@ -50,13 +50,16 @@ class Store:
         """Raises: SettingsError: the URL is malformed, or its driver is not installed."""
         try:
             parsed = make_url(url)
+            if parsed.drivername in ("postgres", "postgresql"):  # what people have in their environment
+                parsed = parsed.set(drivername="postgresql+psycopg")
             if parsed.drivername == "sqlite" and parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self.engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
         except (ArgumentError, ImportError, OSError) as error:
             raise SettingsError(
                 [
-                    f"`DATABASE_URL` cannot be opened ({type(error).__name__}); needed is e.g. sqlite:///var/data/x.sqlite3"
+                    f"`DATABASE_URL` cannot be opened ({type(error).__name__});"
+                    " needed is e.g. postgresql://USER:PASSWORD@HOST/NAME"
                 ]
             ) from error
         if parsed.get_backend_name() == "sqlite":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Float, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, Dialect, Float, Index, Integer, String, Text, TypeDecorator, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PromptState = Literal[
@@ -47,6 +47,17 @@ ModelState = Literal["published", "promoted", "rolled_back"]
 Side = Literal["left", "right"]
 JudgementVerdict = Literal["before", "after", "tie"]
 
+
+class _Words(TypeDecorator[str]):
+    """Text of any length; PostgreSQL takes no NUL, but a model can write one."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value.replace("\x00", "\ufffd") if value else value
+
+
 _ID = String(80)
 _NAME = String(64)
 
@@ -68,7 +79,7 @@ class WorkspaceRow(Base):
 
     __tablename__ = "workspaces"
     id: Mapped[str] = mapped_column(_ID, primary_key=True)
-    title: Mapped[str] = mapped_column(Text)
+    title: Mapped[str] = mapped_column(_Words)
     prompts_project: Mapped[int] = mapped_column(unique=True)
     ranking_project: Mapped[int] = mapped_column(unique=True)
     review_project: Mapped[int] = mapped_column(unique=True)
@@ -93,8 +104,8 @@ class PromptRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     workspace: Mapped[str] = mapped_column(_ID)
     prompt_id: Mapped[str] = mapped_column(_NAME)
-    text: Mapped[str] = mapped_column(Text)
-    system: Mapped[str] = mapped_column(Text, default="")
+    text: Mapped[str] = mapped_column(_Words)
+    system: Mapped[str] = mapped_column(_Words, default="")
     split: Mapped[str] = mapped_column(_NAME)
     source_task: Mapped[int | None]
     """Its first task in the prompts project; none if it did not come from there."""
@@ -112,7 +123,7 @@ class ResponseRow(Base):
     id: Mapped[str] = mapped_column(_NAME, primary_key=True)
     workspace: Mapped[str] = mapped_column(_ID)
     prompt_id: Mapped[str] = mapped_column(_NAME)
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(_Words)
     policy: Mapped[str] = mapped_column(_ID)
     style: Mapped[str] = mapped_column(_NAME, default="default")
     temperature: Mapped[float] = mapped_column(default=1.0)
@@ -141,7 +152,7 @@ class RankingRow(Base):
     updated_at: Mapped[str] = mapped_column(String(40))
     result_hash: Mapped[str] = mapped_column(_NAME)
     state: Mapped[AnnotationState]
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(_Words, default="")
     """Why it is malformed."""
     order: Mapped[list[Any]] = mapped_column("ranking_order", default=list)
     """Groups of response ids from best to worst."""
@@ -195,7 +206,7 @@ class RoundRow(Base):
     dataset_hash: Mapped[str] = mapped_column(_NAME, default="")
     created: Mapped[float] = mapped_column(default=time.time)
     finished: Mapped[float | None]
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(_Words, default="")
     conclude_asked: Mapped[bool] = mapped_column(default=False)
 
 
@@ -212,7 +223,7 @@ class RunRow(Base):
     state: Mapped[RunState] = mapped_column(default="queued")
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    error: Mapped[str] = mapped_column(Text, default="")
+    error: Mapped[str] = mapped_column(_Words, default="")
     snapshot: Mapped[list[Any]] = mapped_column(default=list)
     """`[annotation id, result hash]` of each ranking that it was given."""
     pid: Mapped[int | None]
@@ -246,8 +257,8 @@ class SampleRow(Base):
     run_id: Mapped[str] = mapped_column(_NAME, primary_key=True)
     step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     prompt_id: Mapped[str] = mapped_column(_NAME, primary_key=True)
-    prompt: Mapped[str] = mapped_column(Text)
-    response: Mapped[str] = mapped_column(Text)
+    prompt: Mapped[str] = mapped_column(_Words)
+    response: Mapped[str] = mapped_column(_Words)
     score: Mapped[float | None]
 
 
@@ -260,9 +271,9 @@ class ModelRow(Base):
     kind: Mapped[ModelKind]
     round_id: Mapped[str | None] = mapped_column(_ID)
     run_id: Mapped[str] = mapped_column(_NAME, unique=True)
-    path: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(_Words)
     parent: Mapped[str] = mapped_column(_ID, default="base")
-    base_model: Mapped[str] = mapped_column(Text, default="")
+    base_model: Mapped[str] = mapped_column(_Words, default="")
     manifest_sha256: Mapped[str] = mapped_column(_NAME, default="")
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     state: Mapped[ModelState] = mapped_column(default="published")
@@ -277,7 +288,7 @@ class PromotionRow(Base):
     workspace: Mapped[str] = mapped_column(_ID, index=True)
     model: Mapped[str] = mapped_column(_ID)
     previous: Mapped[str] = mapped_column(_ID)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(_Words, default="")
     at: Mapped[float] = mapped_column(default=time.time)
 
 
@@ -289,10 +300,10 @@ class ComparisonRow(Base):
     workspace: Mapped[str] = mapped_column(_ID)
     round_id: Mapped[str] = mapped_column(_ID, index=True)
     prompt_id: Mapped[str] = mapped_column(_NAME)
-    prompt: Mapped[str] = mapped_column(Text)
+    prompt: Mapped[str] = mapped_column(_Words)
     seen: Mapped[bool]
-    before: Mapped[str] = mapped_column("answer_before", Text)
-    after: Mapped[str] = mapped_column("answer_after", Text)
+    before: Mapped[str] = mapped_column("answer_before", _Words)
+    after: Mapped[str] = mapped_column("answer_after", _Words)
     after_side: Mapped[Side]
     review_task: Mapped[int | None] = mapped_column(index=True)
 
@@ -309,4 +320,4 @@ class JudgementRow(Base):
     verdict: Mapped[JudgementVerdict | None]
     updated_at: Mapped[str] = mapped_column(String(40))
     state: Mapped[AnnotationState]
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(_Words, default="")

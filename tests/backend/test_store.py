@@ -87,6 +87,18 @@ def test_writers_that_read_first_wait_for_each_other(store: Store) -> None:
         assert queries.run(session, "reward-00000001").progress_done == 80
 
 
+def test_text_with_a_nul_can_be_stored_anywhere(store: Store) -> None:
+    with store.session() as session:
+        session.add(run(error="a\x00b"))
+    with store.reading() as session:
+        assert queries.run(session, "reward-00000001").error == "a\ufffdb"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_is_opened_with_the_driver_that_is_installed(scheme: str) -> None:
+    assert Store(f"{scheme}://user:secret@127.0.0.1:1/name").engine.driver == "psycopg"
+
+
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////proc/none/x.sqlite3", "oracle+nothing://x/y"])
 def test_unusable_url_is_a_settings_error(url: str) -> None:
     with pytest.raises(SettingsError, match="DATABASE_URL"):
