@@ -68,11 +68,17 @@ def _candidates(state: WorkspaceState, counts: Counts, run: RunView | None) -> S
     flagged_zh = f"，{counts.prompts_flagged} 条无法使用" if counts.prompts_flagged else ""
     flagged_en = f", {counts.prompts_flagged} set aside" if counts.prompts_flagged else ""
     finished = counts.prompts_published + counts.prompts_flagged >= counts.prompts
+    zh, en = (
+        f"{counts.prompts_published} 条题目已有候选回答",
+        f"{counts.prompts_published} prompts have candidates",
+    )
+    if not finished:
+        zh, en = "正在把候选回答写入“排序”项目", "Candidates are being written to the ranking project"
     return Step(
         "candidates",
         "done" if finished else "running",
-        f"{counts.prompts_published} 条题目已有候选回答{flagged_zh}。",
-        f"{counts.prompts_published} prompts have candidates{flagged_en}.",
+        f"{zh}{flagged_zh}。",
+        f"{en}{flagged_en}.",
         done=counts.prompts_published,
         total=counts.prompts,
         run_id=run.id if run else None,
@@ -89,7 +95,7 @@ def _rankings(state: WorkspaceState, counts: Counts) -> Step:
             "rankings",
             "done",
             f"{counts.rankings} 个排序，来自 {counts.annotators} 位标注者。",
-            f"{counts.rankings} rankings by {counts.annotators} people.",
+            f"{counts.rankings} rankings from a team of {counts.annotators}.",
             done=counts.rankings,
             total=counts.rankings,
         )

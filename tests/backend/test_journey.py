@@ -58,6 +58,13 @@ def test_generation_shows_its_progress() -> None:
     assert "3 / 10" in step.reason_en
 
 
+def test_answers_on_their_way_to_label_studio_are_told() -> None:
+    counts = replace(RANKED, prompts=100, prompts_published=40)
+    step = steps("collecting", run("generate"), counts=counts)["candidates"]
+    assert (step.state, step.done, step.total) == ("running", 40, 100)
+    assert "being written to the ranking project" in step.reason_en
+
+
 def test_failed_generation_says_why() -> None:
     found = steps("collecting", run("generate", "failed", error="no memory"))
     assert found["candidates"].state == "attention" and "no memory" in found["candidates"].reason_en

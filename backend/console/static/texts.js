@@ -14,7 +14,7 @@ const TEXTS = {
   round: ["第 {n} 轮", "Round {n}"],
   summary: [
     "{prompts} 道题目 · {responses} 个回答 · {annotators} 人完成 {rankings} 份排序 · 当前模型 {model}",
-    "{prompts} prompts · {responses} answers · {rankings} rankings by {annotators} people · serving {model}",
+    "{prompts} prompts · {responses} answers · {rankings} rankings from a team of {annotators} · serving {model}",
   ],
   base: ["基础模型", "base model"],
   train: ["立即开始训练", "Start training now"],
@@ -35,7 +35,10 @@ const TEXTS = {
   stop: ["停止", "Stop"],
   stop_ask: ["停止正在进行的任务 {id}？它不会自动继续。", "Stop the run {id}? It will not go on by itself."],
   retry: ["再试一次", "Try again"],
-  retry_ask: ["从上次的断点继续这个任务。", "The run goes on where it was."],
+  retry_ask: [
+    "从上次的断点继续；如果设置已经更改，候选回答和奖励模型会按新设置重新开始。",
+    "It goes on where it was; candidates and the reward model begin anew if the settings have changed.",
+  ],
   conclude: ["现在得出结论", "Conclude now"],
   conclude_ask: [
     "只用已完成的 {done} / {total} 份盲评得出结论，之后的盲评不再计入。",
