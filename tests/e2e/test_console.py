@@ -218,6 +218,16 @@ def test_ppo_by_hand_is_called_what_it_is(
     assert button in text(browser, "#hero .actions")
 
 
+def test_the_verdicts_advice_stands_under_its_step_with_one_thing_to_press(
+    tmp_path: Path, open_browser: Any, serve: Any
+) -> None:
+    browser = open_browser()
+    log_in(browser, serve(seeded(tmp_path / "data")))
+    assert text(browser, "#hero .moment") == "Round 1 · Review · done"
+    primary = browser.find_elements(By.CSS_SELECTOR, "#hero .actions .primary")
+    assert [button.text for button in primary] == ["Promote policy-team-1"]
+
+
 def test_the_projects_are_linked_in_the_order_of_the_journey(
     tmp_path: Path, open_browser: Any, serve: Any
 ) -> None:

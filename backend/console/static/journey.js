@@ -13,7 +13,7 @@ const ICONS = {
 
 /** The sentence of the moment, the counts, and what one can do. */
 export function hero(status, links, act) {
-  const step = currentStep(status.steps);
+  const step = currentStep(status);
   return [
     h("div", { class: "hero-text" },
       h("p", { class: `moment state-${step.state}` },
@@ -31,10 +31,11 @@ export function hero(status, links, act) {
   ];
 }
 
-/** The step that the sentence is about: what needs a decision, else what runs, else what people do. */
-function currentStep(steps) {
+/** The step that the sentence is about: what needs a decision, else what runs, else the verdict's advice, else what people do. */
+function currentStep({ steps, advice }) {
   const newest = (wanted) => steps.findLast(({ state }) => state === wanted);
-  return newest("attention") ?? newest("running") ?? newest("people") ?? steps.find(({ state }) => state === "waiting") ?? steps.at(-1);
+  const advised = steps.at(-1).state === "done" && advice.some(({ action }) => action) ? steps.at(-1) : null;
+  return newest("attention") ?? newest("running") ?? advised ?? newest("people") ?? steps.find(({ state }) => state === "waiting") ?? steps.at(-1);
 }
 
 export const modelName = (id) => (id === "base" ? t("base") : id);
