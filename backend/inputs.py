@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from backend import registry, store
 from backend.errors import ConflictError
 from backend.lineage import ranking_rounds
+from backend.policy import UNFINISHED_ROUNDS
 from backend.settings import Settings
 from backend.tables import PromptRow, RankingRow, ResponseRow, RoundRow, RunKind, RunRow, WorkspaceRow
 from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
@@ -59,7 +60,10 @@ def settings_of(settings: Settings, workspace: WorkspaceRow) -> Settings:
 def queue_generate(
     session: Session, settings: Settings, workspace_id: str, *, asked: bool = False
 ) -> Queued | None:
-    """Candidates for every prompt that has none; no run while one is open, or if there is no such prompt."""
+    """Candidates for every prompt that has none; no run while one is open, or if there is no such prompt.
+
+    They belong to the round that is under way, which they must not end by beginning the next.
+    """
     workspace = store.workspace(session, workspace_id)
     settings = settings_of(settings, workspace)
     earlier = [run for run in store.runs(session, workspace_id) if run.kind == "generate"]
@@ -75,8 +79,10 @@ def queue_generate(
         policies=tuple(_path(session, settings, workspace_id, policy) for policy in policies),
         policy_ids=tuple(policies),
     )
+    last = store.current_round(session, workspace_id)
     queued = _queue(
-        session, settings, workspace_id, "generate", None, config,
+        session, settings, workspace_id, "generate",
+        last if last and last.state in UNFINISHED_ROUNDS else None, config,
         data=[prompt.prompt_id for prompt in prompts],
         inputs={"prompts.jsonl": [prompt_record(prompt) for prompt in prompts]},
         asked=asked,

@@ -18,7 +18,7 @@ from backend.journey import five_steps, next_words
 from backend.lineage import dependences
 from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold, tasks_left
 from backend.prompt_rows import MAX_PROBLEM_TASKS, problem
-from backend.rounds import advice_for, pending_comparisons, policy_of
+from backend.rounds import advice_for, newest_judged, pending_comparisons, policy_of
 from backend.settings import Settings
 from backend.status import (
     AdviceView,
@@ -71,8 +71,10 @@ def _rankings_open(session: Session, workspace_id: str, published: int, per_task
 
 
 def _decision_open(session: Session, current: RoundRow) -> bool:
-    better = current.state == "decided" and (current.verdict or {}).get("verdict") == "better"
-    policy = policy_of(session, current.id) if better else None
+    """Also while the next round has only its candidates."""
+    judged = newest_judged(session, current) if current.state in ("decided", "collecting") else None
+    better = judged is not None and (judged.verdict or {}).get("verdict") == "better"
+    policy = policy_of(session, judged.id) if judged is not None and better else None
     return policy is not None and policy.state == "published"
 
 

@@ -16,6 +16,8 @@ FEWEST_MORE, MOST_MORE = 20, 50
 
 BUSY_ROUNDS: frozenset[RoundState] = frozenset({"rewarding", "tuning", "comparing"})
 """States in which a round has a training process to run."""
+UNFINISHED_ROUNDS: frozenset[RoundState] = BUSY_ROUNDS | {"reviewing"}
+"""States that a round leaves by itself, for the next one or for a verdict."""
 
 Outcome = Literal["passed", "not_enough_evidence", "failed"]
 

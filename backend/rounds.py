@@ -112,7 +112,7 @@ def advice_for(
     results = results_of(session, workspace.id, current.id) if current else {}
     rankings = store.active_rankings(session, workspace.id)
     reward = results.get("reward", {})
-    judged = _newest_judged(session, current)
+    judged = newest_judged(session, current)
     policy = policy_of(session, judged.id) if judged else None
     rank_next, rank_aim = _rank_next(session, workspace.id, reward, effective.gate_accuracy)
     measured = Measurements(
@@ -166,7 +166,7 @@ def _rank_next(
     return prompts_to_name(next_tasks(session, workspace_id, aim), aim), aim
 
 
-def _newest_judged(session: Session, current: RoundRow | None) -> RoundRow | None:
+def newest_judged(session: Session, current: RoundRow | None) -> RoundRow | None:
     """The round whose verdict counts: the one before, until the current round has a policy of its own."""
     if current is None or current.verdict or policy_of(session, current.id):
         return current

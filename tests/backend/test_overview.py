@@ -79,6 +79,9 @@ def test_decision_stays_open_until_the_winner_is_promoted(tmp_path: Path) -> Non
             return read_state(session, made.settings, "team").decision_open
 
     assert decision_open()
+    with made.store.session() as session:  # new prompts have begun the next round
+        session.add(RoundRow(id="team-r2", workspace="team", number=2, state="collecting"))
+    assert decision_open()
     with made.store.session() as session:
         registry.promote(session, "team", "policy-team-1", "better")
     assert not decision_open()

@@ -275,6 +275,14 @@ def test_models_are_trained_again_without_an_excluded_annotator_or_a_deleted_ran
         whole.service.stop()
 
 
+def test_prompts_imported_during_the_review_leave_it_the_current_round(whole: Whole) -> None:
+    to_review(whole)
+    whole.import_prompts(5, "another question")
+    whole.wait(lambda: whole.published() == 35)
+    whole.review()
+    whole.wait_for_round("decided")
+
+
 def test_worse_policy_is_not_promoted(tmp_path: Path) -> None:
     whole = Whole(tmp_path, auto_promote="better")
     whole.service.start()
