@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.policy import BUSY_ROUNDS, Waiting, WorkspaceState, next_actions, rankings_threshold, tasks_left
-from backend.report_review import VERDICTS
+from backend.report_review import verdict_words
 from backend.status import AdviceView, Counts, RoundView, RunView, Step, StepKey
 
 _AFTER_REWARD = frozenset({"tuning", "comparing", "reviewing", "decided"})
@@ -185,7 +185,7 @@ def _review(current: RoundView | None, run: RunView | None) -> Step:
             done=done, total=total, run_id=run.id,
         )  # fmt: skip
     verdict = current.verdict or {}
-    zh, en, _ = VERDICTS.get(str(verdict.get("verdict")), VERDICTS["not_enough_evidence"])
+    zh, en, _ = verdict_words(verdict)
     rate = verdict.get("win_rate")
     shown = "—" if rate is None else f"{rate:.0%}"
     return Step(

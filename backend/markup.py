@@ -8,6 +8,11 @@ def style(**properties: str) -> str:
     return "; ".join(f"{name.replace('_', '-')}: {value}" for name, value in properties.items())
 
 
+def scrolling(table: str) -> str:
+    """A table that is moved sideways by itself where the page is narrow."""
+    return f'<div style="{style(overflow_x="auto")}">{table}</div>'
+
+
 def percent(value: float | None) -> str:
     return "—" if value is None else f"{value:.0%}"
 

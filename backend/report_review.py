@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from backend.markup import number, percent, share, style
+from backend.markup import number, percent, scrolling, share, style
 from trainers.evaluation import Interval
 from trainers.leaderboard import Standing
 
@@ -46,14 +46,14 @@ def review_section(verdict: Mapping[str, Any]) -> str:
     if not verdict:
         return ""
     rows = [
-        _bar_row("训练过的题目 · seen in training", verdict["seen"], verdict.get("p_seen")),
-        _bar_row("没见过的题目 · never seen", verdict["unseen"], verdict.get("p_unseen")),
+        _bar_row("训练过的题目 · seen in training", "seen", verdict),
+        _bar_row("没见过的题目 · never seen", "unseen", verdict),
     ]
     legend = "".join(
         f'<span style="{style(color=colour, margin_right="1em")}">■ {words}</span>'
         for colour, words in ((_WIN, "胜 wins"), (_TIE, "平 ties"), (_LOSS, "负 losses"))
     )
-    return f"<h3>盲评结果 · Blind review</h3>\n<p>{legend}</p>\n<table>{''.join(rows)}</table>"
+    return f"<h3>盲评结果 · Blind review</h3>\n<p>{legend}</p>\n{''.join(rows)}"
 
 
 def review_lines(verdict: Mapping[str, Any]) -> list[str]:
@@ -63,7 +63,8 @@ def review_lines(verdict: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, key in (("训练过的题目 · seen", "seen"), ("没见过的题目 · never seen", "unseen")):
         c = verdict[key]
-        lines.append(f"  {name}: {c['wins']} 胜 wins, {c['ties']} 平 ties, {c['losses']} 负 losses")
+        counts = f"{c['wins']} 胜 wins, {c['ties']} 平 ties, {c['losses']} 负 losses"
+        lines.append(f"  {name}: {counts}, {_group_rate(key, verdict)}")
     return lines
 
 
@@ -85,6 +86,8 @@ def review_numbers(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if "largest_difference" in verdict:
         shown = f"至多 {100 * verdict['largest_difference']:.0f} 个百分点 points at most"
         found.append(("胜率与 50% 的距离", "distance of the win rate from 50 %", shown))
+    if verdict.get("reviews_needed"):
+        found.append(("要下结论还需盲评", "reviews that would settle it", f"+{verdict['reviews_needed']}"))
     found += _length_numbers(verdict)
     reviewers = verdict.get("reviewers") or {}
     if reviewers.get("share") is not None:
@@ -116,7 +119,8 @@ def leaderboard_section(standings: Sequence[Standing], model: str) -> str:
         )
         rows.append("<tr>" + "".join(f'<td style="{cell}">{shown}</td>' for shown in cells) + "</tr>")
     title = "<h3>所有版本 · All versions</h3>"
-    return f"{title}\n<table><tr>{head}</tr>{''.join(rows)}</table>"
+    table = scrolling(f"<table><tr>{head}</tr>{''.join(rows)}</table>")
+    return f"{title}\n{table}"
 
 
 def leaderboard_lines(standings: Sequence[Standing]) -> list[str]:
@@ -142,12 +146,20 @@ def _length_numbers(verdict: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _bar_row(name: str, counts: Mapping[str, int], p_value: float | None) -> str:
-    shown = f"{counts['wins']} / {counts['ties']} / {counts['losses']}"
-    p = "" if p_value is None else f"p = {p_value:.3g}"
-    cells = (name, _bar(counts), shown, p)
-    cell = style(padding="4px 12px 4px 0")
-    return "<tr>" + "".join(f'<td style="{cell}">{content}</td>' for content in cells) + "</tr>"
+def _bar_row(name: str, group: str, verdict: Mapping[str, Any]) -> str:
+    counts = verdict[group]
+    words = (
+        f"{name} · {counts['wins']} / {counts['ties']} / {counts['losses']} · {_group_rate(group, verdict)}"
+    )
+    return f'<p style="{style(margin="8px 0")}">{words}<br/>{_bar(counts)}</p>'
+
+
+def _group_rate(group: str, verdict: Mapping[str, Any]) -> str:
+    """Win rate of one group of prompts with its interval, and how likely that is by chance."""
+    if verdict.get(f"win_rate_{group}") is None:
+        return "—"
+    shown = share(verdict[f"win_rate_{group}"], verdict.get(f"interval_{group}"))
+    return f"{shown}, p = {verdict[f'p_{group}']:.3g}"
 
 
 def _bar(counts: Mapping[str, int], width: int = 320, height: int = 18) -> str:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from backend.tables import ComparisonRow, JudgementRow, Side
-from trainers.evaluation import sign_test
+from trainers.evaluation import Interval, sign_test
 from trainers.length_control import Outcome, length_controlled
 from trainers.verdict import (
     Shown,
@@ -53,7 +53,7 @@ def judge_round(
         "seen": asdict(seen),
         "unseen": asdict(unseen),
         "win_rate": found.win_rate.value,
-        "interval": [found.win_rate.interval.low, found.win_rate.interval.high],
+        "interval": _pair(found.win_rate.interval),
         "p_value": found.p_value,
         "anytime_p_value": found.anytime_p_value,
         "largest_difference": found.largest_difference,
@@ -62,7 +62,9 @@ def judge_round(
         "p_seen": sign_test(seen.wins, seen.losses).p_value,
         "p_unseen": sign_test(unseen.wins, unseen.losses).p_value,
         "win_rate_seen": win_rate(seen).value,
+        "interval_seen": _pair(win_rate(seen).interval),
         "win_rate_unseen": win_rate(unseen).value,
+        "interval_unseen": _pair(win_rate(unseen).interval),
         "length_before": round(fmean(len(row.before) for row in rows), 1) if rows else None,
         "length_after": round(fmean(len(row.after) for row in rows), 1) if rows else None,
         "comparisons": len(rows),
@@ -87,6 +89,10 @@ def tally_of(results: Mapping[str, Vote], comparisons: Iterable[ComparisonRow]) 
     return Tally(found.count("after"), found.count("tie"), found.count("before"))
 
 
+def _pair(interval: Interval) -> list[float]:
+    return [interval.low, interval.high]
+
+
 def _length_controlled(rows: Sequence[ComparisonRow], results: Mapping[str, Vote]) -> dict[str, Any]:
     found = length_controlled(
         [Outcome(results[row.id], len(row.before), len(row.after)) for row in rows if row.id in results]
@@ -94,7 +100,7 @@ def _length_controlled(rows: Sequence[ComparisonRow], results: Mapping[str, Vote
     interval = found.interval
     return {
         "win_rate": found.win_rate,
-        "interval": [interval.low, interval.high] if interval else None,
+        "interval": _pair(interval) if interval else None,
         "obstacle": found.obstacle,
         "extrapolated": found.extrapolated,
     }

@@ -27,6 +27,8 @@ def test_seen_and_unseen_are_counted_apart() -> None:
     assert found["seen"] == {"wins": 1, "ties": 1, "losses": 1}
     assert found["unseen"] == {"wins": 2, "ties": 0, "losses": 0}
     assert (found["judged"], found["comparisons"]) == (5, 6)
+    assert sum(found["interval_seen"]) == pytest.approx(1.0)  # as many wins as losses
+    assert found["interval_unseen"] == pytest.approx([0.342, 1.0], abs=5e-4)  # Wilson: 1/(1 + 3.841/2)
     assert found["win_rate"] == pytest.approx(3.5 / 5)
     assert (found["length_before"], found["length_after"]) == (100, 40)
 

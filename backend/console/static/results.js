@@ -21,17 +21,21 @@ export function verdictCard(rounds) {
   }
   return [
     head(judged),
-    h("p", { class: `verdict-line state-${TONES[verdict.verdict]}` }, h("i"), t(`verdict_${verdict.verdict}`)),
+    h("p", { class: `verdict-line state-${TONES[verdict.verdict]}` }, h("i"), t(`verdict_${verdict.verdict}`, { points: Math.round(100 * (verdict.largest_difference ?? 0)) })),
     tally(t("seen"), verdict.seen, verdict.win_rate_seen),
     tally(t("unseen"), verdict.unseen, verdict.win_rate_unseen),
     h("p", { class: "legend-line" }, ["wins", "ties", "losses"].map((name) => h("span", { class: name }, h("i"), t(name)))),
     h("dl", { class: "facts" },
-      fact(t("win_rate"), percent(verdict.win_rate), verdict.interval ? `${percent(verdict.interval[0])} – ${percent(verdict.interval[1])}` : null),
+      fact(t("win_rate"), percent(verdict.win_rate), verdict.interval ? interval(verdict.interval) : null),
       fact(t("p_value"), verdict.p_value < 0.001 ? "p < 0.001" : `p = ${number(verdict.p_value)}`),
       fact(t("length_review"), change(verdict.length_before, verdict.length_after), t("characters")),
+      verdict.length_controlled?.win_rate == null ? null : fact(t("equal_length"), percent(verdict.length_controlled.win_rate), interval(verdict.length_controlled.interval)),
+      verdict.reviewers?.share == null ? null : fact(t("reviewers"), percent(verdict.reviewers.share)),
       verdict.reviews_needed ? fact(t("reviews_needed"), t("about", { n: count(verdict.reviews_needed) })) : null),
   ];
 }
+
+const interval = ([low, high]) => `${percent(low)} – ${percent(high)}`;
 
 const fact = (name, value, small) => h("div", {}, h("dt", {}, name), h("dd", {}, value, small ? h("small", {}, small) : null));
 

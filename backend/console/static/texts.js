@@ -112,7 +112,7 @@ const TEXTS = {
   verdict_title: ["盲评结论", "Verdict of the blind review"],
   verdict_better: ["训练后更好", "The new model is better"],
   verdict_worse: ["训练后更差", "The new model is worse"],
-  verdict_no_difference: ["没有明显差别", "No clear difference"],
+  verdict_no_difference: ["没有超过 {points} 个百分点的差别", "No difference larger than {points} points"],
   verdict_not_enough_evidence: ["证据不足", "Not enough evidence"],
   verdict_pending: ["盲评进行中", "Review under way"],
   verdict_none: [
@@ -127,6 +127,8 @@ const TEXTS = {
   losses: ["负", "losses"],
   win_rate: ["胜率", "Win rate"],
   p_value: ["显著性", "Significance"],
+  equal_length: ["长度相同时", "At equal length"],
+  reviewers: ["评审者一致", "Reviewers agree"],
   length_review: ["平均长度", "Mean length"],
   characters: ["字符", "characters"],
   reviews_needed: ["还需盲评", "More reviews needed"],
