@@ -27,7 +27,7 @@ from backend.errors import BackendError, ConflictError
 from backend.exclusions import exclude, include
 from backend.inputs import candidates_records, ranking_record
 from backend.lineage import Dependence, lineage_of
-from backend.report import Report, to_json, to_page, to_text
+from backend.report import Report, action_line, to_json, to_page, to_text
 from backend.rounds import build_report
 from backend.service import Service, TrainingAnswer
 from backend.settings import Settings
@@ -35,6 +35,8 @@ from backend.status import ModelView, RoundView, RunView, WorkspaceStatus
 from trainers.errors import TrainerError
 from trainers.preferences import derive_preferences, to_llama_factory, to_trl
 
+MOST_ACTIONS = 5
+"""Applied advice that the status shows, the newest."""
 _MARKS = {"waiting": "·", "running": "▶", "people": "☺", "done": "✓", "attention": "!"}
 _REPORTS: dict[str, Callable[[Report], str]] = {"text": to_text, "json": to_json, "html": to_page}
 _COLOURS = {"waiting": "dim", "running": "cyan", "people": "yellow", "done": "green", "attention": "bold red"}
@@ -119,6 +121,15 @@ def _adjudicate(settings: Settings, options: argparse.Namespace) -> int:
     name = _workspace(service, options)
     sent = service.adjudicate(name)
     print(f"{sent} tasks of `{name}` wait for one more annotator: tab `{TAB}` of the ranking project")
+    return 0
+
+
+def _apply(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    name = _workspace(service, options)
+    applied = service.apply(name, options.advice)
+    _call_server(service, name)
+    print(f"{applied.zh}\n{applied.en}" + (f" ({applied.run_id})" if applied.run_id else ""))
     return 0
 
 
@@ -264,6 +275,10 @@ def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
         console.print(_runs_table(service, status.runs[-8:]))
     for advice in status.advice:
         console.print(Text(f" → {advice.zh}\n   {advice.en}"))
+        if advice.applies:
+            console.print(Text(f"   python -m backend apply {advice.id}", style="cyan"))
+    for done in status.actions[-MOST_ACTIONS:]:
+        console.print(Text(f" ✓ {action_line(done)}", style="dim"))
     for problem in status.problems:
         console.print(Text(f" ! {problem['zh']} {problem['en']}", style="yellow"))
     if status.label_studio_error:
@@ -348,6 +363,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     of_workspace(command("conclude", _conclude, "end the review with the judgements that are there"))
     of_workspace(command("adjudicate", _adjudicate, "send tasks that divide the team to one more annotator"))
+    apply = of_workspace(command("apply", _apply, "do what a piece of advice says, and keep why"))
+    apply.add_argument("advice", help="its id, as status and report show it, e.g. kl_stop")
     promote = of_workspace(command("promote", _promote, "let a policy write the next round's candidates"))
     promote.add_argument("model", help="its id, e.g. policy-team-1; `base` for the base model")
     promote.add_argument("--reason", default="by command", help="kept in the history")

@@ -31,8 +31,8 @@ WORKSPACE_SETTINGS = frozenset(
     {
         "candidates_per_prompt", "train_after_rankings", "ranking_decay", "gate_accuracy", "auto_ppo",
         "auto_promote", "review_seen", "review_unseen", "reviews_per_comparison", "rankings_per_task",
-        "repeated_tasks", "ppo_updates", "clip_range", "kl_coef", "max_response_tokens", "seed", "base_model",
-        "language",
+        "repeated_tasks", "ppo_updates", "clip_range", "kl_coef", "ppo_learning_rate", "missing_eos_penalty",
+        "max_similarity", "max_response_tokens", "seed", "base_model", "language",
     }
 )  # fmt: skip
 """What a workspace may set for itself."""
@@ -58,11 +58,15 @@ def settings_of(settings: Settings, workspace: WorkspaceRow) -> Settings:
 
 
 def queue_generate(
-    session: Session, settings: Settings, workspace_id: str, *, asked: bool = False
+    session: Session, settings: Settings, workspace_id: str, *, asked: bool = False, again: bool = False
 ) -> Queued | None:
     """Candidates for every prompt that has none; no run while one is open, or if there is no such prompt.
 
     They belong to the round that is under way, which they must not end by beginning the next.
+
+    Args:
+        asked: someone asked for it, so that a run which failed or was cancelled is tried again.
+        again: the prompts had candidates before: draw others.
     """
     workspace = store.workspace(session, workspace_id)
     settings = settings_of(settings, workspace)
@@ -73,9 +77,12 @@ def queue_generate(
         return None
     *newest_first, _ = registry.ancestors(session, workspace.serving_policy)
     policies = newest_first[:_POLICIES][::-1]
+    if again:  # the same seed would draw the same answers
+        settings = replace(settings, seed=secrets.randbelow(2**32))
     config = GenerationConfig(
         **_common(settings),
         candidates_per_prompt=settings.candidates_per_prompt,
+        max_similarity=settings.max_similarity,
         policies=tuple(_path(session, settings, workspace_id, policy) for policy in policies),
         policy_ids=tuple(policies),
     )
@@ -161,6 +168,8 @@ def queue_ppo(session: Session, settings: Settings, current: RoundRow, *, asked:
         updates=settings.ppo_updates,
         clip_range=settings.clip_range,
         kl_coef=settings.kl_coef,
+        learning_rate=settings.ppo_learning_rate or None,
+        missing_eos_penalty=settings.missing_eos_penalty,
     )
     queued = _queue(
         session, settings, workspace.id, "ppo", current, config,

@@ -24,9 +24,7 @@ def five_steps(
     auto_ppo: bool = True,
 ) -> tuple[Step, ...]:
     """Candidates, rankings, reward, ppo, review."""
-    newest = {
-        run.kind: run for run in runs if run.kind == "generate" or (current and run.round_id == current.id)
-    }
+    newest = {run.kind: run for run in runs if run.kind == "generate" or _is_of(run, current)}
     return (
         _candidates(state, counts, newest.get("generate")),
         _rankings(state, counts),
@@ -34,6 +32,12 @@ def five_steps(
         _ppo(current, newest.get("ppo"), newest.get("reward"), auto_ppo),
         _review(current, newest.get("compare")),
     )
+
+
+def _is_of(run: RunView, current: RoundView | None) -> bool:
+    """A run of this round; also the reward model of an earlier one, which PPO may use again."""
+    used_again = run.kind == "reward" and current is not None and current.state in _AFTER_REWARD
+    return used_again or (current is not None and run.round_id == current.id)
 
 
 def next_words(steps: Sequence[Step], advice: Sequence[AdviceView] = ()) -> tuple[str, str]:

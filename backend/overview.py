@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from backend import store
 from backend.exclusions import annotators, exclusions
+from backend.findings import action_views, advice_for, newest_judged, policy_of
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
 from backend.lineage import dependences
 from backend.policy import Outcome, RewardRun, WorkspaceState, rankings_threshold, tasks_left
 from backend.prompt_rows import MAX_PROBLEM_TASKS, problem
-from backend.rounds import advice_for, newest_judged, pending_comparisons, policy_of
+from backend.rounds import pending_comparisons
 from backend.settings import Settings
 from backend.status import (
     AdviceView,
@@ -97,7 +98,7 @@ def workspace_status(
     round_view = rounds[-1] if rounds else None
     steps = five_steps(state, counts, round_view, runs, auto_ppo=settings_of(settings, workspace).auto_ppo)
     advice = tuple(
-        AdviceView(found.id, found.zh, found.en, found.action)
+        AdviceView(found.id, found.zh, found.en, found.action, found.applies, found.does_zh, found.does_en)
         for found in advice_for(session, settings, workspace, current)
     )
     next_zh, next_en = next_words(steps, advice)
@@ -118,6 +119,7 @@ def workspace_status(
         models=tuple(_model_views(session, workspace_id, workspace.serving_policy)),
         advice=advice,
         problems=(*workspace.problems, *_unreadable(session, workspace_id)),
+        actions=action_views(store.actions(session, workspace_id)),
         label_studio_error=label_studio_error,
     )
 

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from backend.advice import Advice
-from backend.markup import number, style
+from backend.markup import number, scrolling, style
 from backend.report_review import (
     leaderboard_lines,
     leaderboard_section,
@@ -23,6 +23,7 @@ from backend.report_review import (
     verdict_words,
 )
 from backend.report_reward import calibration_section, reward_numbers
+from backend.status import ActionView
 from trainers.leaderboard import Standing
 
 EXAMPLES = 6
@@ -56,10 +57,14 @@ class Report:
     leaderboard: Sequence[Standing] = ()
     """Of all versions of all rounds, best first."""
     advice: Sequence[Advice] = ()
+    actions: Sequence[ActionView] = ()
+    """Advice that was applied and that this round acts on."""
     examples: Sequence[Example] = ()
     data: Sequence[tuple[str, str, str]] = ()
     """As `backend.data_report.data_rows` gives them."""
     round_id: str = ""
+    reason: str = ""
+    """Why the round stopped where it is; empty if it did not."""
 
 
 def to_html(report: Report) -> str:
@@ -71,11 +76,12 @@ def to_html(report: Report) -> str:
             f"<h2>{escape(_heading(report))}</h2>",
             f'<p style="{style(font_size="1.4em", font_weight="700", color=colour)}">{zh} · {en}</p>',
             review_section(report.verdict),
+            _advice_section(report.advice),
+            _actions_section(report.actions),
             leaderboard_section(report.leaderboard, report.model),
             _numbers_section(report),
             calibration_section(report.reward),
             _data_section(report.data),
-            _advice_section(report.advice),
             _examples_section(report.examples),
             "</div>",
         ]
@@ -96,14 +102,23 @@ def to_text(report: Report) -> str:
         f"  {zh_name} · {en_name}: {value}" for zh_name, en_name, value in (*_numbers(report), *report.data)
     ]
     lines += leaderboard_lines(report.leaderboard)
+    lines += [f"  ✓ {action_line(action)}" for action in report.actions]
     for advice in report.advice:
         lines += [f"  → {advice.zh}", f"    {advice.en}"]
+        lines += [f"    python -m backend apply {advice.id}"] if advice.applies else []
     return "\n".join(lines) + "\n"
 
 
 def to_json(report: Report) -> str:
     """Everything that the report is made from, all examples included."""
     return json.dumps(asdict(report), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def action_line(action: ActionView) -> str:
+    """What was changed and why, in both languages."""
+    changed = " · ".join(filter(None, (action.changed_zh, action.changed_en)))
+    run = f" ({action.run_id})" if action.run_id else ""
+    return f"{changed or action.advice}{run}: {action.zh} · {action.en}"
 
 
 def _heading(report: Report) -> str:
@@ -113,6 +128,8 @@ def _heading(report: Report) -> str:
 def _numbers(report: Report) -> list[tuple[str, str, str]]:
     reward, ppo = report.reward, report.ppo
     found = [("模型", "model", report.model), *review_numbers(report.verdict)]
+    if report.reason:
+        found.insert(0, ("停在这里的原因", "stopped because", report.reason))
     found += reward_numbers(reward)
     if ppo:
         shown = f"{number(ppo.get('reward_before'), 2)} → {number(ppo.get('reward_after'), 2)}"
@@ -143,15 +160,38 @@ def _rows(rows: Sequence[tuple[str, str, str]]) -> str:
 def _advice_section(advice: Sequence[Advice]) -> str:
     if not advice:
         return ""
-    items = "".join(f"<li>{escape(found.zh)}<br/>{escape(found.en)}</li>" for found in advice)
+    quiet = style(color="#64748b")
+    items = "".join(
+        f"<li>{escape(found.zh)}<br/>{escape(found.en)}"
+        + (
+            f'<br/><span style="{quiet}">→ {escape(found.does_zh)} · {escape(found.does_en)}</span>'
+            if found.action
+            else ""
+        )
+        + "</li>"
+        for found in advice
+    )
     return f"<h3>建议 · Advice</h3>\n<ul>{items}</ul>"
+
+
+def _actions_section(actions: Sequence[ActionView]) -> str:
+    if not actions:
+        return ""
+    items = "".join(f"<li>{escape(action_line(action))}</li>" for action in actions)
+    return f"<h3>本轮的改动与原因 · What was changed for this round, and why</h3>\n<ul>{items}</ul>"
 
 
 def _examples_section(examples: Sequence[Example]) -> str:
     if not examples:
         return ""
     words = {"after": "新模型更好 · after", "before": "旧模型更好 · before", "tie": "一样 · tie"}
-    box = style(padding="8px", vertical_align="top", white_space="pre-wrap", border="1px solid #cbd5e1")
+    box = style(
+        padding="8px",
+        min_width="5em",
+        vertical_align="top",
+        white_space="pre-wrap",
+        border="1px solid #cbd5e1",
+    )
     head = "".join(
         f'<th style="{box}">{name}</th>'
         for name in ("问题 · Question", "训练前 · Before", "训练后 · After", "评审 · Judged")
@@ -168,8 +208,9 @@ def _examples_section(examples: Sequence[Example]) -> str:
         + "</tr>"
         for example in examples[:EXAMPLES]
     )
-    table = style(border_collapse="collapse")
-    return f'<h3>例子 · Examples</h3>\n<table style="{table}"><tr>{head}</tr>{rows}</table>'
+    table = style(border_collapse="collapse", min_width="640px")
+    whole = f'<table style="{table}"><tr>{head}</tr>{rows}</table>'
+    return f"<h3>例子 · Examples</h3>\n{scrolling(whole)}"
 
 
 def _cut(text: str) -> str:

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend import registry, store
-from backend.advice import NAMED, Advice, Measurements, Removed, advise
 from backend.data_report import Data, data_rows, named_prompts
-from backend.inputs import ranking_record, settings_of
-from backend.lineage import Dependence, dependences, newest_clean
-from backend.ranking_queue import aim_of_result, next_tasks, prompts_to_name
+from backend.findings import action_views, advice_for, consistency_of, policy_of, results_of
+from backend.inputs import settings_of
+from backend.lineage import Dependence, dependences
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
-from backend.tables import ComparisonRow, JudgementRow, ModelRow, RankingRow, RoundRow, WorkspaceRow
+from backend.tables import ComparisonRow, JudgementRow, ModelRow, RoundRow
 from backend.verdict import judge_round, review_results, tally_of
-from trainers.acquisition import Aim
-from trainers.agreement import self_consistency
 from trainers.leaderboard import Match, Standing, rank_versions
 
 
@@ -89,91 +85,6 @@ def pending_comparisons(session: Session, settings: Settings, current: RoundRow)
     return {row.id for row in comparisons if done[row.id] < settings.reviews_per_comparison}
 
 
-def policy_of(session: Session, round_id: str) -> ModelRow | None:
-    """The newest policy that a round made."""
-    query = select(ModelRow).where(ModelRow.round_id == round_id, ModelRow.kind == "policy")
-    return session.scalars(query.order_by(ModelRow.created.desc()).limit(1)).first()
-
-
-def results_of(session: Session, workspace_id: str, round_id: str) -> dict[str, dict[str, Any]]:
-    """The newest result of each stage in a round; of candidates, which may be older, of the workspace."""
-    results: dict[str, dict[str, Any]] = {}
-    for run in store.runs(session, workspace_id):
-        if run.result is not None and (run.round_id == round_id or run.kind == "generate"):
-            results[run.kind] = run.result
-    return results
-
-
-def advice_for(
-    session: Session, settings: Settings, workspace: WorkspaceRow, current: RoundRow | None
-) -> list[Advice]:
-    """What to do next in a workspace."""
-    effective = settings_of(settings, workspace)
-    results = results_of(session, workspace.id, current.id) if current else {}
-    rankings = store.active_rankings(session, workspace.id)
-    reward = results.get("reward", {})
-    judged = newest_judged(session, current)
-    policy = policy_of(session, judged.id) if judged else None
-    rank_next, rank_aim = _rank_next(session, workspace.id, reward, effective.gate_accuracy)
-    measured = Measurements(
-        prompts=sum(
-            n for state, n in store.prompt_counts(session, workspace.id).items() if state != "deleted"
-        ),
-        rankings=len(rankings),
-        suspicious=sum(ranking.suspicious for ranking in rankings),
-        gate_accuracy=effective.gate_accuracy,
-        clip_range=effective.clip_range,
-        generate=results.get("generate", {}),
-        reward=reward,
-        consistency=_consistency(session, workspace.id, rankings),
-        prompts_named=store.prompt_texts(
-            session, workspace.id, named_prompts(reward).union((rank_next or ())[:NAMED])
-        ),
-        rank_next=rank_next,
-        rank_aim=rank_aim,
-        ppo=results.get("ppo", {}),
-        compare=results.get("compare", {}),
-        verdict=(judged.verdict if judged else None) or {},
-        comparisons_wanted=effective.review_seen + effective.review_unseen,
-        promoted=policy is not None and policy.id == workspace.serving_policy,
-        removed=_removed(session, workspace),
-    )
-    return advise(measured)
-
-
-def _removed(session: Session, workspace: WorkspaceRow) -> Removed:
-    """What the models in use depend on that does not count any more."""
-    dependent = dependences(session, workspace.id)
-    rewards = [model.id for model in store.models(session, workspace.id) if model.kind == "reward"]
-    reward = dependent[rewards[-1]] if rewards else Dependence()
-    serving = dependent.get(workspace.serving_policy, Dependence())
-    return Removed(
-        reward=reward.removed,
-        of_reward=reward.rankings,
-        serving=serving.removed,
-        of_serving=serving.rankings,
-        clean=newest_clean(session, workspace.serving_policy, dependent),
-    )
-
-
-def _rank_next(
-    session: Session, workspace_id: str, reward: Mapping[str, Any], gate_accuracy: float
-) -> tuple[list[str] | None, Aim]:
-    """Which prompts would help a reward model through the gate that it did not pass, and what for."""
-    aim = aim_of_result(reward, gate_accuracy)
-    if reward.get("outcome") not in ("not_enough_evidence", "failed"):
-        return None, aim
-    return prompts_to_name(next_tasks(session, workspace_id, aim), aim), aim
-
-
-def newest_judged(session: Session, current: RoundRow | None) -> RoundRow | None:
-    """The round whose verdict counts: the one before, until the current round has a policy of its own."""
-    if current is None or current.verdict or policy_of(session, current.id):
-        return current
-    decided = [row for row in store.rounds(session, current.workspace) if row.verdict]
-    return decided[-1] if decided else current
-
-
 def leaderboard(session: Session, workspace_id: str) -> list[Standing]:
     """All versions that an ended review compared, best first."""
     matches = []
@@ -201,21 +112,18 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
         round_id=current.id,
+        reason=current.reason,
         leaderboard=leaderboard(session, workspace.id),
         advice=advice_for(session, settings, workspace, current),
+        actions=action_views(
+            row for row in store.actions(session, workspace.id) if row.round_id == current.id
+        ),
         examples=[
             Example(row.prompt, row.before, row.after, row.seen, judged.get(row.id, ""))
             for row in (store.comparisons(session, current.id) if current.verdict else ())
         ],
         data=data_rows(_data_of(session, workspace.id, results, _model_of(session, current.id))),
     )
-
-
-def _consistency(session: Session, workspace_id: str, rankings: Sequence[RankingRow]) -> dict[str, Any]:
-    repeated = store.repeated_rankings(session, workspace_id)
-    if not repeated:
-        return {}
-    return asdict(self_consistency(map(ranking_record, rankings), map(ranking_record, repeated)))
 
 
 def _model_of(session: Session, round_id: str) -> str:
@@ -235,7 +143,7 @@ def _data_of(
         suspicious=sum(ranking.suspicious for ranking in rankings),
         generate=results.get("generate", {}),
         reward=reward,
-        consistency=_consistency(session, workspace_id, rankings),
+        consistency=consistency_of(session, workspace_id, rankings),
         prompts=store.prompt_texts(session, workspace_id, named_prompts(reward)),
         depends_on=behind.rankings,
         removed=behind.removed,

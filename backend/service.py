@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend import registry, store
+from backend.actions import Actions, Applied
 from backend.adjudication import mark_contested
 from backend.errors import BackendError, ConflictError, LabelStudioError
 from backend.inputs import Queued, queue_generate, queue_ppo, queue_reward, settings_of, try_again
@@ -95,6 +96,7 @@ class Service:
         self._workflows = Workflows(
             settings, self.store, self._launcher, WriteBack(self.store, self.client), self._wake_up
         )
+        self._actions = Actions(settings, self.store, self.client)
         self._lock = DirectoryLock(settings.data_dir)
         self._reconciling = threading.Lock()
         self._wake = threading.Event()
@@ -102,6 +104,7 @@ class Service:
         self._thread: threading.Thread | None = None
         self._asked: dict[str, float] = {}
         self._asking = threading.Lock()
+        self._applying = threading.Lock()
         self._checked_full: dict[str, float] = {}
         self._label_studio_error = ""
         self._newest_hint = 0
@@ -215,6 +218,17 @@ class Service:
         Returns: how many. Raises: NotFoundInStoreError: no such workspace. LabelStudioError: no answer.
         """
         return mark_contested(self.store, self.client, workspace, one_more=True)
+
+    def apply(self, workspace: str, advice: str) -> Applied:
+        """Do what a piece of advice says, and write down why.
+
+        Raises: NotFoundInStoreError, LabelStudioError. ConflictError: it cannot be applied now.
+        """
+        with self._applying:
+            self._look(workspace)  # rankings that no webhook told of
+            applied = self._actions.apply(workspace, advice)
+        self._wake_up()
+        return applied
 
     def cancel(self, run_id: str) -> None:
         """Stop a run for good.

@@ -80,6 +80,8 @@ class Settings:
     """People who judge each before/after pair."""
     candidates_per_prompt: int = 3
     """Answers to rank for each prompt, 2 to 4."""
+    max_similarity: float = 0.85
+    """Candidates of a prompt more alike than this (0 to 1) are drawn again, hotter and in another style."""
     train_after_rankings: int = 50
     """New rankings after which the reward model trains by itself; 0 means only when asked."""
     ranking_decay: float = 0.8
@@ -100,6 +102,10 @@ class Settings:
     """PPO's clip of the probability ratio; 0.15 where the style is unstable."""
     kl_coef: float = 0.4
     """Weight of PPO's penalty for leaving the reference model."""
+    ppo_learning_rate: float = 0.0
+    """PPO's step size; 0 chooses it by the model's size."""
+    missing_eos_penalty: float = 1.0
+    """PPO's penalty for an answer that does not end by itself, in deviations of the score."""
     max_response_tokens: int = 128
     """Longest answer that is generated."""
     seed: int = 0
@@ -216,6 +222,9 @@ class Settings:
             "ppo_updates": (1, 10**5),
             "clip_range": (0.01, 1),
             "kl_coef": (0, 100),
+            "ppo_learning_rate": (0, 1),
+            "missing_eos_penalty": (0, 100),
+            "max_similarity": (0.01, 1),
             "max_response_tokens": (1, 32768),
             "training_cooldown_s": (0, 86400),
             "seed": (0, 2**32 - 1),

@@ -104,7 +104,28 @@ class AdviceView(View):
     zh: str
     en: str
     action: str | None
-    """What the console can do at once: `start_training`, `rank_more`, `import_prompts`, `promote`, ..."""
+    """A key of `backend.advice_actions.ACTIONS`."""
+    applies: bool = False
+    """The backend can do it: `Service.apply`; else it is people's work."""
+    does_zh: str = ""
+    """What the action does."""
+    does_en: str = ""
+
+
+@dataclass(frozen=True)
+class ActionView(View):
+    """Advice that someone applied."""
+
+    advice: str
+    zh: str
+    """The advice as it was given: why."""
+    en: str
+    changed_zh: str
+    """Settings with the values before and after; empty if none changed."""
+    changed_en: str
+    round_id: str | None
+    run_id: str | None
+    at: float
 
 
 @dataclass(frozen=True)
@@ -152,5 +173,7 @@ class WorkspaceStatus(View):
     advice: tuple[AdviceView, ...]
     problems: tuple[dict[str, Any], ...] = ()
     """What the last reconciliation could not use: `{"id", "count", "zh", "en"}` each."""
+    actions: tuple[ActionView, ...] = ()
+    """Advice that was applied, oldest first."""
     label_studio_error: str = ""
     """Why Label Studio could not be read at the last look; empty if it could."""

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from backend.errors import FenceError, NotFoundInStoreError, SettingsError
 from backend.exclusions import counting
 from backend.tables import (
+    ActionRow,
     Base,
     ComparisonRow,
     HintRow,
@@ -381,6 +382,12 @@ def models(session: Session, workspace_id: str) -> Sequence[ModelRow]:
 def promotions(session: Session, workspace_id: str) -> Sequence[PromotionRow]:
     """Oldest first."""
     query = select(PromotionRow).where(PromotionRow.workspace == workspace_id).order_by(PromotionRow.id)
+    return session.scalars(query).all()
+
+
+def actions(session: Session, workspace_id: str) -> Sequence[ActionRow]:
+    """Oldest first."""
+    query = select(ActionRow).where(ActionRow.workspace == workspace_id).order_by(ActionRow.id)
     return session.scalars(query).all()
 
 

@@ -292,6 +292,25 @@ class PromotionRow(Base):
     at: Mapped[float] = mapped_column(default=time.time)
 
 
+class ActionRow(Base):
+    """Append-only: advice that someone applied, what it changed and why."""
+
+    __tablename__ = "actions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    workspace: Mapped[str] = mapped_column(_ID, index=True)
+    advice: Mapped[str] = mapped_column(_NAME)
+    zh: Mapped[str] = mapped_column(Text)
+    """The advice as it was given, with its numbers."""
+    en: Mapped[str] = mapped_column(Text)
+    changed: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Setting -> [value before, value after]."""
+    round_id: Mapped[str | None] = mapped_column(_ID)
+    """The round that it acts on; none if it starts nothing by itself."""
+    run_id: Mapped[str | None] = mapped_column(_NAME)
+    """The run that it started."""
+    at: Mapped[float] = mapped_column(default=time.time)
+
+
 class ComparisonRow(Base):
     """Two answers to one prompt for blind review; which side is which is known here only."""
 

@@ -137,7 +137,7 @@ class Workflows:
 
     def _improve(self, round_id: str) -> None:
         # 1. The reward model learns from the rankings and scores every answer.
-        if not self._step("train the reward model", self._train, round_id, "reward"):
+        if not self._step("train the reward model", self._train_reward, round_id):
             return
         self._step("publish predictions", self._publish_predictions, round_id)
 
@@ -191,6 +191,16 @@ class Workflows:
         self.rounds.fail(round_id, run.error or f"the {kind} run was cancelled")
         return False
 
+    def _train_reward(self, round_id: str) -> bool:
+        """A round in which PPO runs again with an earlier round's reward model has none to train."""
+        return not self._trains_reward(round_id) or self._train(round_id, "reward")
+
+    def _trains_reward(self, round_id: str) -> bool:
+        with self.store.reading() as session:
+            current = queries.round_by_id(session, round_id)
+            runs = queries.runs(session, current.workspace, round_id=round_id)
+            return any(run.kind == "reward" for run in runs)
+
     def _decide_gate(self, round_id: str) -> bool:
         with self.store.session() as session:
             current = queries.round_by_id(session, round_id)
@@ -219,6 +229,8 @@ class Workflows:
 
     def _publish_predictions(self, round_id: str) -> int:
         """Predictions, and marks on the tasks that divide the team: without them the round goes on."""
+        if not self._trains_reward(round_id):
+            return 0
         with self.store.reading() as session:
             run = newest_run(session, round_id, "reward")
             model = session.scalars(select(ModelRow).where(ModelRow.run_id == run.id)).one()

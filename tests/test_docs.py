@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.settings import documented
+from scripts import advice_pages
 from scripts.settings_page import PAGE, with_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ TRANSLATED = [
     ("README.md", "README.zh-CN.md"),
     ("docs/guide.md", "docs/guide.zh-CN.md"),
     ("docs/trainers.md", "docs/trainers.zh-CN.md"),
+    ("docs/advice.md", "docs/advice.zh-CN.md"),
 ]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 OF_SET_UP = {"TORCH_INDEX", "SETTINGS_FILE", "PYTHON"}
@@ -119,6 +121,12 @@ def test_docker_commands_name_what_exists(words: list[str]) -> None:
 def test_settings_page_shows_every_setting_as_it_is() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == with_table(page), "run `python -m scripts.settings_page`"
+
+
+@pytest.mark.parametrize("language", advice_pages.PAGES)
+def test_advice_pages_show_every_rule_as_it_is(language: advice_pages.Language) -> None:
+    page = advice_pages.PAGES[language].read_text(encoding="utf-8")
+    assert page == advice_pages.with_table(page, language), "run `python -m scripts.advice_pages`"
 
 
 @pytest.mark.parametrize("name", TEXTS)

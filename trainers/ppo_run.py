@@ -255,5 +255,6 @@ def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str
         "seconds": round(state.seconds, 1),
         "resumed": state.resumed,
         "tuning": policy.tuning,
+        "learning_rate": trainer.optimizer.param_groups[0]["initial_lr"],
         "looks": [dataclasses.asdict(found) | {"train_score": None} for found in state.looks],
     }

@@ -67,7 +67,7 @@ def measure_spread(candidates: Iterable[Candidates]) -> Spread:
     ]
     ranked = [(prompt, responses) for prompt, responses in usable if len(responses) > 1]
     answers = [response for _, responses in ranked for response in responses]
-    likeness = [_likeness(responses) for _, responses in ranked]
+    alike = [likeness(responses) for _, responses in ranked]
     ratios = [_length_ratio(responses) for _, responses in ranked]
     by_language: dict[Language, list[int]] = defaultdict(list)
     by_style: dict[str, list[int]] = defaultdict(list)
@@ -77,8 +77,8 @@ def measure_spread(candidates: Iterable[Candidates]) -> Spread:
     return Spread(
         prompts=len(ranked),
         answers=len(answers),
-        similarity=fmean(likeness) if likeness else None,
-        alike_prompts=sum(value > ALIKE for value in likeness),
+        similarity=fmean(alike) if alike else None,
+        alike_prompts=sum(value > ALIKE for value in alike),
         one_style_prompts=sum(len({response.style for response in own}) == 1 for _, own in ranked),
         length_ratio=median(ratios) if ratios else None,
         other_language=sum(
@@ -91,8 +91,10 @@ def measure_spread(candidates: Iterable[Candidates]) -> Spread:
     )
 
 
-def _likeness(responses: Sequence[Response]) -> float:
-    return fmean(similarity(first.text, second.text) for first, second in combinations(responses, 2))
+def likeness(responses: Sequence[Response]) -> float:
+    """Mean similarity of every two answers to a prompt; 0 with fewer than two."""
+    pairs = [similarity(first.text, second.text) for first, second in combinations(responses, 2)]
+    return fmean(pairs) if pairs else 0.0
 
 
 def _length_ratio(responses: Sequence[Response]) -> float:

@@ -57,6 +57,15 @@ def promote(workspace: str) -> Response:
     return jsonify(serving=model)
 
 
+@console.post("/api/workspaces/<workspace>/apply")
+def apply(workspace: str) -> Response:
+    """Do what a piece of advice says."""
+    advice = json_body().get("advice")
+    if not isinstance(advice, str):
+        abort(400, "needed is `advice`, the id of a piece of advice")
+    return jsonify(current_service().apply(workspace, advice).to_json())
+
+
 @console.post("/api/workspaces/<workspace>/rollback")
 def rollback(workspace: str) -> Response:
     """Let the policy before serve again."""

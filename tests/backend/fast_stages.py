@@ -1,8 +1,9 @@
 """All four stages in a fraction of a second, without learning: real run directories, real manifests.
 
 Takes the place of `python -m trainers` where a test is about the backend. Shorter answers get higher scores.
-`SLOW_STAGE` and `SLOW_S` in the environment hold a stage up; `OUTCOME` is what the gate says;
-`FAIL_STAGE` fails.
+`SLOW_STAGE` and `SLOW_S` in the environment hold a stage up; `OUTCOME` is what the gate says, `STOP_REASON`
+why PPO ends; `FAIL_STAGE` fails. Prompts that say so get flagged answers, or alike ones unless more spread is
+asked for. With `REAL_GATE` the reward stage demands and measures what `trainers.reward` does.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trainers.config import RewardConfig
 from trainers.errors import DataError
+from trainers.preferences import derive_preferences, require_enough
 from trainers.records import Candidates, Comparison, Prompt, Ranking, Response, read_jsonl, write_jsonl
 from trainers.run_dir import RunDir
+from trainers.spread import measure_spread
 
 
 def main() -> None:
@@ -36,7 +40,11 @@ def main() -> None:
         if os.environ.get("FAIL_STAGE") == options.stage:
             run_dir.write_error(DataError("the policy fell over"))
             sys.exit(2)
-        result = STAGES[options.stage](run_dir, config)
+        try:
+            result = STAGES[options.stage](run_dir, config)
+        except DataError as error:
+            run_dir.write_error(error)
+            sys.exit(2)
         hold_up(run_dir, options.stage)
         run_dir.write_result({**result, "seconds": 0.1})
 
@@ -56,14 +64,23 @@ def generate(run_dir: RunDir, config: dict[str, Any]) -> dict[str, Any]:
             prompt,
             tuple(
                 Response(f"a{secrets.token_hex(4)}", prompt.id, f"{prompt.text} {text}", "base", flags=flags)
-                for text in ("short", "a longer answer", "the longest answer of them all")
+                for text in texts_for(prompt, config)
                 for flags in ((("garbled",) if "flagged" in prompt.text else ()),)
             ),
         )
         for prompt in prompts
     ]
     write_jsonl(run_dir.output("candidates.jsonl"), made)
-    return {"prompts": len(made), "candidates": 3 * len(made), "regenerated": 0, "flagged": {}}
+    return {
+        "prompts": len(made), "candidates": 3 * len(made), "regenerated": 0, "flagged": {},
+        "spread": measure_spread(made).to_json(),
+    }  # fmt: skip
+
+
+def texts_for(prompt: Prompt, config: dict[str, Any]) -> tuple[str, str, str]:
+    if "alike" in prompt.text and config["max_similarity"] > 0.6:
+        return ("one and the same answer", "one and the same answer!", "one and the same answer!!")
+    return ("short", "a longer answer", "the longest answer of them all")
 
 
 def reward(run_dir: RunDir, config: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +90,10 @@ def reward(run_dir: RunDir, config: dict[str, Any]) -> dict[str, Any]:
         for response in (response for c in candidates for response in c.responses):
             score = -float(len(response.text))
             file.write(json.dumps({"response_id": response.id, "score": score}) + "\n")
+    if os.environ.get("REAL_GATE"):
+        found = real_gate(config, candidates, rankings)
+        save_model(run_dir)
+        return found
     save_model(run_dir)
     outcome = os.environ.get("OUTCOME", "passed")
     return {
@@ -81,12 +102,24 @@ def reward(run_dir: RunDir, config: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def real_gate(
+    config: dict[str, Any], candidates: list[Candidates], rankings: list[Ranking]
+) -> dict[str, Any]:
+    from trainers.reward_gate import judge  # takes scipy, which no other stage waits for
+
+    preferences = derive_preferences(rankings, candidates)
+    counts = require_enough(rankings, preferences, {c.prompt.id: c.prompt.split for c in candidates})
+    scores = {r.id: -float(len(r.text)) for c in candidates for r in c.responses}
+    return judge(RewardConfig.from_json(config), counts, candidates, rankings, preferences, scores)
+
+
 def ppo(run_dir: RunDir, config: dict[str, Any]) -> dict[str, Any]:
     assert Path(config["reward_model"], "manifest.json").is_file()
     save_model(run_dir)
     return {
-        "updates": 8, "stop_reason": "converged", "stop_measured": 3, "stop_limit": 3,
-        "reward_before": -1.0, "reward_after": 2.0, "kl": 3.0, "resumed": 0,
+        "updates": 8, "stop_reason": os.environ.get("STOP_REASON", "converged"), "stop_measured": 3,
+        "stop_limit": 3, "best_update": 8, "reward_before": -1.0, "reward_after": 2.0, "kl": 3.0,
+        "resumed": 0, "length_before": 20.0, "learning_rate": config["learning_rate"] or 0.001,
     }  # fmt: skip
 
 

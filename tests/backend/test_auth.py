@@ -136,7 +136,7 @@ def test_a_forged_session_is_no_session(client: FlaskClient) -> None:
     assert client.get("/api/status").status_code == 401
 
 
-@pytest.mark.parametrize("address", ["train", "ppo", "promote", "rollback"])
+@pytest.mark.parametrize("address", ["train", "ppo", "promote", "rollback", "apply"])
 def test_a_session_changes_nothing_without_its_token(
     client: FlaskClient, service: SeededService, address: str
 ) -> None:

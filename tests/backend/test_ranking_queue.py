@@ -106,7 +106,7 @@ def test_advice_names_the_tasks_that_come_first(session: Session) -> None:
         add_prompt(session, key, (0.0, gap))
     gate(session, "failed", 0.6)
     named = "“what about p2?”, “what about p4?”, “what about p1?”"
-    zh, en = advice(session, "reward_low")
+    zh, en = advice(session, "rank_more")
     assert f"模型最拿不准的题目，如 {named}。" in zh
     assert "rank 30 more tasks; Label Studio serves those whose answers the model can hardly order" in en
     assert f" first, such as {named}." in en

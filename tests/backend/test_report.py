@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.advice import Advice
 from backend.report import EXAMPLES, Example, Report, to_html, to_text
+from backend.status import ActionView
 
 VERDICT: dict[str, Any] = {
     "verdict": "better", "seen": {"wins": 12, "ties": 2, "losses": 1},
@@ -47,29 +48,12 @@ def test_hostile_text_stays_text() -> None:
     hostile = replace(
         REPORT, title=HOSTILE, model=HOSTILE, advice=[Advice("x", HOSTILE, HOSTILE)],
         examples=[Example(HOSTILE, HOSTILE, HOSTILE, False, HOSTILE)],
-        ppo={**REPORT.ppo, "stop_reason": HOSTILE},
+        ppo={**REPORT.ppo, "stop_reason": HOSTILE}, reason=HOSTILE,
+        actions=[ActionView(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, "team-r2", HOSTILE, 0.0)],
     )  # fmt: skip
     tags = {element.tag for element in parsed(hostile).iter()}
-    assert tags <= {
-        "div",
-        "h2",
-        "h3",
-        "p",
-        "span",
-        "table",
-        "tr",
-        "td",
-        "th",
-        "b",
-        "ul",
-        "li",
-        "br",
-        "svg",
-        "rect",
-        "line",
-        "circle",
-        "text",
-    }
+    plain = {"div", "h2", "h3", "p", "span", "table", "tr", "td", "th", "b", "small", "ul", "li", "br"}
+    assert tags <= plain | {"svg", "rect", "line", "text", "circle", "polyline"}
     assert "<script" not in to_html(hostile) and "<img" not in to_html(hostile)
 
 
@@ -138,6 +122,26 @@ def test_calibration_of_too_few_pairs_has_no_plot() -> None:
         "calibration": {"error": 0.1, "noise": 0.1, "points": REWARD["calibration"]["points"][:1]},
     }
     assert "Calibration" not in to_html(replace(REPORT, reward=one))
+
+
+def test_action_is_shown_with_what_it_changed_and_why() -> None:
+    action = ActionView(
+        "kl_stop", "为何", "why", "KL 系数 0.1 → 0.2", "KL 0.1 → 0.2", "team-r2", "ppo-1", 0.0
+    )
+    report = replace(REPORT, actions=[action])
+    for text in ("".join(parsed(report).itertext()), to_text(report)):
+        for shown in ("为何", "why", "KL 系数 0.1 → 0.2", "KL 0.1 → 0.2", "ppo-1"):
+            assert shown in text, shown
+
+
+def test_advice_is_shown_with_the_command_that_applies_it() -> None:
+    able = Advice("kl_stop", "停", "stop", "smaller_steps", "学习率减半", "half the rate")
+    report = replace(
+        REPORT, advice=[able, Advice("few_prompts", "少", "few", "import_prompts", "导入", "import")]
+    )
+    text = to_text(report)
+    assert "python -m backend apply kl_stop" in text and "apply few_prompts" not in text
+    assert "half the rate" in to_html(report) and "学习率减半" in to_html(report)
 
 
 def test_text_form_says_the_same() -> None:

@@ -20,6 +20,7 @@ from typing import cast
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from backend.actions import Applied
 from backend.service import Service, TrainingAnswer
 from backend.settings import Settings
 from backend.store import Store
@@ -60,6 +61,10 @@ class SeededService(Service):
 
     def conclude(self, workspace: str) -> None:
         self.calls.append(("conclude", workspace))
+
+    def apply(self, workspace: str, advice: str) -> Applied:
+        self.calls.append(("apply", workspace, advice))
+        return Applied(advice, "已执行。", "Done.", None)
 
     def promote(self, workspace: str, model_id: str, reason: str) -> None:
         self.calls.append(("promote", workspace, model_id))

@@ -182,6 +182,20 @@ def test_a_button_asks_first_and_then_acts_once(tmp_path: Path, open_browser: An
     assert service.calls == [("start_training", 12)]
 
 
+def test_advice_says_what_applying_it_does_and_is_applied_once_confirmed(
+    tmp_path: Path, open_browser: Any, serve: Any
+) -> None:
+    service = seeded(tmp_path / "data", "decided")
+    browser = open_browser()
+    log_in(browser, serve(service))
+    assert "The new model serves from now on." in text(browser, "#advice")
+    browser.find_element(By.XPATH, "//*[@id='advice']//button[text()='Apply']").click()
+    assert text(browser, "#confirm p") == "The new model serves from now on."
+    browser.find_element(By.CSS_SELECTOR, "#confirm button[value=yes]").click()
+    WebDriverWait(browser, 20).until(lambda _: service.calls)
+    assert service.calls == [("apply", "team", "promote")]
+
+
 def test_the_page_follows_what_happens_without_reloading(
     tmp_path: Path, open_browser: Any, serve: Any
 ) -> None:

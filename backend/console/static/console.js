@@ -82,7 +82,7 @@ function render() {
   part("reward", [runOf("reward"), curves, gate], () => rewardPanel(...runOf("reward"), curves, gate));
   part("ppo", [runOf("ppo"), curves], () => ppoPanel(...runOf("ppo"), curves));
   part("verdict", status.rounds, () => verdictCard(status.rounds));
-  part("advice", [status.advice, links], () => advice(status, links, act));
+  part("advice", [status.advice, status.actions, links], () => advice(status, links, act));
   part("samples", samples, () => samplesCard(samples));
   part("models", status.models, () => modelsTable(status.models));
   part("runs", status.runs, () => runsTable(status.runs));

@@ -1,7 +1,9 @@
 // The top of the page: what happens next, the buttons, and the five steps.
 
 import { h, s } from "./dom.js";
-import { count, known, percent, said, t } from "./texts.js";
+import { clock, count, known, percent, said, t } from "./texts.js";
+
+const MOST_APPLIED = 10;
 
 const ICONS = {
   waiting: null,
@@ -119,23 +121,29 @@ export function problems(status) {
   return lines.length ? h("ul", { class: "problems" }, lines.map((line) => h("li", {}, line))) : null;
 }
 
-/** Advice, each with the number behind it and, where there is one, the thing to press. */
+/** Advice, each with the number behind it and, where there is one, the thing to press; below, what was applied. */
 export function advice(status, links, act) {
-  const buttonOf = {
-    promote: () => act.button("promote", { model: newestPolicy(status).id }, act.path("promote"), { model: newestPolicy(status).id }, "small"),
-    start_training: () => act.button("train", {}, act.path("train"), {}, "small"),
-    rank_more: () => outside(links.ranking, t("action_rank_more")),
-    import_prompts: () => outside(links.prompts, t("action_import_prompts")),
-    review: () => outside(links.review, t("action_review")),
+  const place = { rank_more: "ranking", show_tasks: "ranking", import_prompts: "prompts" };
+  const button = (one) => {
+    if (one.applies) return act.button("apply", { does: said(one, "does") }, act.path("apply"), { advice: one.id }, "small");
+    return place[one.action] ? outside(links[place[one.action]], t(`action_${one.action}`)) : null;
   };
   return [
     h("div", { class: "card-head" }, h("h2", {}, t("advice_title"))),
     status.advice.length
       ? h("ul", { class: "advice" }, status.advice.map((one) =>
-          h("li", {}, h("p", {}, said(one)), buttonOf[one.action]?.() ?? null)))
+          h("li", {}, h("div", {}, h("p", {}, said(one)), one.applies ? h("p", { class: "aside" }, said(one, "does")) : null), button(one))))
       : h("p", { class: "empty" }, t("advice_none")),
+    status.actions.length ? applied(status.actions.slice(-MOST_APPLIED).reverse()) : null,
   ];
 }
+
+/** What was changed and why. */
+const applied = (actions) =>
+  h("details", { class: "applied" },
+    h("summary", {}, t("applied_title", { n: actions.length })),
+    h("ul", {}, actions.map((one) =>
+      h("li", {}, h("p", {}, [clock(one.at), said(one, "changed"), one.run_id].filter(Boolean).join(" · ")), h("p", { class: "aside" }, said(one))))));
 
 export const outside = (address, text, look = "small") =>
   h("a", { class: `button ${look}`, href: address, target: "_blank", rel: "noopener noreferrer" }, text, h("span", { "aria-hidden": "true" }, " ↗"));
