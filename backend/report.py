@@ -14,6 +14,7 @@ from typing import Any
 
 from backend.advice import Advice
 from backend.markup import number, scrolling, style
+from backend.plots import plots
 from backend.report_review import (
     leaderboard_lines,
     leaderboard_section,
@@ -63,6 +64,8 @@ class Report:
     data: Sequence[tuple[str, str, str]] = ()
     """As `backend.data_report.data_rows` gives them."""
     round_id: str = ""
+    gate_accuracy: float = 0.85
+    """What the reward model's accuracy is held against."""
     reason: str = ""
     """Why the round stopped where it is; empty if it did not."""
 
@@ -79,6 +82,7 @@ def to_html(report: Report) -> str:
             _advice_section(report.advice),
             _actions_section(report.actions),
             leaderboard_section(report.leaderboard, report.model),
+            plots(report.reward, report.ppo, report.gate_accuracy),
             _numbers_section(report),
             calibration_section(report.reward),
             _data_section(report.data),
@@ -90,8 +94,13 @@ def to_html(report: Report) -> str:
 
 def to_page(report: Report) -> str:
     """The report as a page of its own."""
-    head = f'<meta charset="utf-8"><title>{escape(_heading(report))}</title>'
-    return f'<!doctype html>\n<html lang="zh"><head>{head}</head><body>\n{to_html(report)}\n</body></html>\n'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{escape(_heading(report))}</title>"
+    body = style(max_width="1100px", margin="0 auto", padding="0 16px 32px")
+    return (
+        f'<!doctype html>\n<html lang="zh"><head>{head}</head><body style="{body}">\n{to_html(report)}\n'
+        "</body></html>\n"
+    )
 
 
 def to_text(report: Report) -> str:

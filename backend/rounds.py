@@ -113,6 +113,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
         compare=results.get("compare", {}),
         round_id=current.id,
         reason=current.reason,
+        gate_accuracy=settings_of(settings, workspace).gate_accuracy,
         leaderboard=leaderboard(session, workspace.id),
         advice=advice_for(session, settings, workspace, current),
         actions=action_views(
