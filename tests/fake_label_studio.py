@@ -210,9 +210,12 @@ class FakeLabelStudio:
         included = query["include"].split(",")
         shown = [{key: row[key] for key in ("id", "data", "updated_at") if key in included} for row in rows]
         if "annotations" in included and query.get("fields") == "all":
+            found: dict[int, list[Json]] = {row["id"]: [] for row in shown}
+            for annotation in self.annotation_rows.values():
+                if annotation["task"] in found:
+                    found[annotation["task"]].append(dict(annotation))
             for row in shown:
-                found = [dict(a) for a in self.annotation_rows.values() if a["task"] == row["id"]]
-                row["annotations"] = found
+                row["annotations"] = found[row["id"]]
         return 200, {"tasks": json.loads(json.dumps(shown)), "total": len(rows)}
 
     def _update_task(self, task: int, body: Json, **_: Any) -> tuple[int, Any]:
