@@ -384,7 +384,8 @@ def test_candidates_come_from_the_serving_policy_its_parent_and_the_base(
             session.add(PromptRow(workspace="team", prompt_id=prompt, text=prompt, split="train"))
             session.flush()
             queued = queue_generate(session, settings, "team")
-        assert queued
+            assert queued
+            queued.run.state = "succeeded"  # while one is open there is no other
         config = GenerationConfig.read(run_dir(settings, queued.run).config_path)
         assert [Path(path).name for path in config.policies] == list(config.policy_ids)
         seen.append(config.policy_ids)
