@@ -29,9 +29,10 @@ from backend.inputs import candidates_records, ranking_record
 from backend.lineage import Dependence, lineage_of
 from backend.report import Report, action_line, to_json, to_page, to_text
 from backend.rounds import build_report
-from backend.service import Service, TrainingAnswer
+from backend.service import Service
 from backend.settings import Settings
 from backend.status import ModelView, RoundView, RunView, WorkspaceStatus
+from backend.training import TrainingAnswer
 from trainers.errors import TrainerError
 from trainers.preferences import derive_preferences, to_llama_factory, to_trl
 

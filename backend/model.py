@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from backend import store
-from backend.service import Prediction, Service
+from backend.predictions import Prediction
+from backend.service import Service
 from label_config import ANSWERS, RANKING
 
 

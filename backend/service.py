@@ -10,31 +10,27 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from backend import registry, store
 from backend.actions import Actions, Applied
 from backend.adjudication import mark_contested
 from backend.errors import BackendError, ConflictError, LabelStudioError
-from backend.inputs import Queued, queue_generate, queue_ppo, queue_reward, settings_of, try_again
+from backend.inputs import queue_generate, queue_reward, settings_of, try_again
 from backend.label_studio import LabelStudioClient
 from backend.launcher import Launcher, release_leases
 from backend.lock import DirectoryLock
 from backend.overview import read_state, workspace_status
-from backend.policy import BUSY_ROUNDS, Conclude, StartGenerate, StartReward, Waiting, next_actions
-from backend.ranking_queue import by_score, scores_of
+from backend.policy import Conclude, StartGenerate, StartReward, next_actions
+from backend.predictions import Prediction, predict
 from backend.reconcile import reconcile
 from backend.settings import Settings, documented
-from backend.status import View, WorkspaceStatus
+from backend.status import WorkspaceStatus
 from backend.store import Store
-from backend.tables import ResponseRow, RoundState, RunRow
+from backend.tables import RoundState
+from backend.training import TrainingAnswer, start_ppo, start_reward, too_soon
 from backend.workflow import Workflows
 from backend.writeback import WriteBack
-from trainers.acquisition import sureness
 
 log = logging.getLogger(__name__)
 
@@ -50,28 +46,6 @@ FULL_EVERY_S = 600.0
 """Time between two complete comparisons with Label Studio, which notice deletions."""
 
 _AFTER_RETRY: Mapping[str, RoundState] = {"reward": "rewarding", "ppo": "tuning", "compare": "comparing"}
-
-
-@dataclass(frozen=True)
-class TrainingAnswer(View):
-    """What became of a request to train."""
-
-    started: bool
-    run_id: str | None
-    """The run that was started, or that is under way already."""
-    reason_zh: str
-    reason_en: str
-
-
-@dataclass(frozen=True)
-class Prediction(View):
-    """The reward model's order of one task's answers, from stored scores."""
-
-    order: tuple[str, ...]
-    """Response ids, best first; exactly the task's ids."""
-    score: float
-    """How sure the order is, 0 to 1 (`trainers.acquisition.sureness`)."""
-    model_version: str
 
 
 class Service:
@@ -160,9 +134,11 @@ class Service:
         with self._asking:  # a burst of requests is one request
             since = time.monotonic() - self._asked.get(workspace.id, -1e9)
             if since < self.settings.training_cooldown_s:
-                return self._too_soon(workspace.id)
+                with self.store.reading() as session:
+                    return too_soon(session, workspace.id)
             self._look(workspace.id)  # rankings that no webhook told of
-            answer = self._start_training(workspace.id, serve)
+            with self.store.session() as session:
+                answer = start_reward(session, self.settings, workspace.id, serve)
             if answer.started:
                 self._asked[workspace.id] = time.monotonic()
                 self._wake_up()
@@ -171,17 +147,10 @@ class Service:
     def start_ppo(self, workspace: str) -> TrainingAnswer:
         """Run PPO of the current round by hand: after a gate that did not pass, or with `auto_ppo` off."""
         with self.store.session() as session:
-            current = store.current_round(session, workspace)
-            if current is None or current.state in BUSY_ROUNDS or current.state in ("reviewing", "decided"):
-                return TrainingAnswer(
-                    False, None, "现在没有可以开始 PPO 的一轮。", "No round is waiting for PPO now."
-                )
-            try:
-                queued = queue_ppo(session, self.settings, current, asked=True)
-            except BackendError as error:
-                return TrainingAnswer(False, None, f"无法开始 PPO：{error}", f"PPO cannot start: {error}")
-        self._wake_up()
-        return _answer(queued, "PPO")
+            answer = start_ppo(session, self.settings, workspace)
+        if answer.started:
+            self._wake_up()
+        return answer
 
     def conclude(self, workspace: str) -> None:
         """Reach the verdict of the current review with the judgements that are there.
@@ -274,15 +243,11 @@ class Service:
 
     def predictions(self, project: int, answers: Sequence[Sequence[str]]) -> list[Prediction | None]:
         """The stored order of each task's answers (response ids); `None` where scores are missing."""
-        wanted = {response_id for task in answers for response_id in task}
         with self.store.reading() as session:
             workspace = store.workspace_of_project(session, project)
             if workspace is None:
                 return [None] * len(answers)
-            mine = select(ResponseRow).where(ResponseRow.workspace == workspace.id)
-            query = mine if len(wanted) > 500 else mine.where(ResponseRow.id.in_(wanted))
-            known = {row.id: row for row in session.scalars(query)}
-        return [_prediction([known.get(response_id) for response_id in task]) for task in answers]
+            return predict(session, workspace.id, answers)
 
     def model_version(self, project: int) -> str:
         """The reward model whose scores `predictions` gives; `none` before the first one."""
@@ -390,57 +355,3 @@ class Service:
 
     def _wake_up(self) -> None:
         self._wake.set()
-
-    # --- training on request ---
-
-    def _start_training(self, workspace_id: str, serve: str) -> TrainingAnswer:
-        with self.store.session() as session:
-            state = read_state(session, self.settings, workspace_id, training_requested=True)
-            action = next_actions(state)[1]
-            if isinstance(action, Waiting):
-                open_run = _open_run(session, workspace_id)
-                return TrainingAnswer(False, open_run, action.reason_zh, action.reason_en)
-            if serve:
-                registry.resolve(session, workspace_id, serve, base_model=self.settings.base_model)
-                registry.promote(session, workspace_id, serve, "to train from it")
-            queued = queue_reward(session, self.settings, workspace_id, asked=True)
-        return _answer(queued, "奖励模型")
-
-    def _too_soon(self, workspace_id: str) -> TrainingAnswer:
-        with self.store.reading() as session:
-            return TrainingAnswer(
-                False,
-                _open_run(session, workspace_id),
-                "刚刚已经开始训练。",
-                "Training was started a moment ago.",
-            )
-
-
-def _answer(queued: Queued, what: str) -> TrainingAnswer:
-    en = {"奖励模型": "the reward model"}.get(what, what)
-    if queued.new:
-        return TrainingAnswer(True, queued.run.id, f"已开始训练{what}。", f"Training of {en} has started.")
-    return TrainingAnswer(
-        False,
-        queued.run.id,
-        "自上次训练以来没有新的排序或设置。",
-        "Nothing has changed since the last training: no new rankings, no new settings.",
-    )
-
-
-def _open_run(session: Session, workspace_id: str) -> str | None:
-    query = select(RunRow.id).where(
-        RunRow.workspace == workspace_id, RunRow.kind != "generate", RunRow.state.in_(("queued", "running"))
-    )
-    return session.scalars(query.order_by(RunRow.created.desc())).first()
-
-
-def _prediction(answers: Sequence[ResponseRow | None]) -> Prediction | None:
-    rows = [row for row in answers if row is not None]
-    versions = {row.reward_model for row in rows}
-    if len(rows) < len(answers) or len(versions) != 1 or (version := versions.pop()) is None:
-        return None
-    ordered = by_score(rows)
-    if ordered is None:
-        return None
-    return Prediction(tuple(row.id for row in ordered), sureness(scores_of(ordered)), version)

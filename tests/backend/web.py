@@ -21,9 +21,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from backend.actions import Applied
-from backend.service import Service, TrainingAnswer
+from backend.service import Service
 from backend.settings import Settings
 from backend.store import Store
+from backend.training import TrainingAnswer
 from backend.wsgi import server
 from tests.backend.console_seed import Stage, seed
 
