@@ -98,7 +98,7 @@ def test_prompt_of_several_lines_keeps_them(tmp_path: Path) -> None:
 
 def test_hundred_thousand_rows_are_refused_quickly(tmp_path: Path) -> None:
     path = file(tmp_path, "prompt\n" + "\n".join(f"prompt {n}" for n in range(100_000)))
-    with pytest.raises(PromptFileError, match=f"100000 prompts; at most {MOST_PROMPTS}"):
+    with pytest.raises(PromptFileError, match=f"100000 prompts; a workspace takes at most {MOST_PROMPTS}"):
         read_prompt_file(path)
 
 
