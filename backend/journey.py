@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from backend.policy import BUSY_ROUNDS, Waiting, WorkspaceState, next_actions, rankings_threshold, tasks_left
 from backend.report_review import verdict_words
-from backend.status import AdviceView, Counts, RoundView, RunView, Step, StepKey
+from backend.status import AdviceView, Counts, RoundView, RunView, Step, StepKey, StepState
 
 _AFTER_REWARD = frozenset({"tuning", "comparing", "reviewing", "decided"})
 _AFTER_PPO = frozenset({"comparing", "reviewing", "decided"})
@@ -104,9 +104,8 @@ def _rankings(state: WorkspaceState, counts: Counts) -> Step:
             total=counts.rankings,
         )
     zh, en = _words(action)
-    return Step(
-        "rankings", "people", zh, en, done=counts.rankings_new, total=threshold or counts.rankings_new
-    )
+    turn: StepState = "waiting" if state.decision_open else "people"  # it is the lead's, not the team's
+    return Step("rankings", turn, zh, en, done=counts.rankings_new, total=threshold or counts.rankings_new)
 
 
 def _reward(state: WorkspaceState, current: RoundView | None, run: RunView | None) -> Step:

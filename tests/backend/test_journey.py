@@ -29,7 +29,12 @@ def round_in(state: str, **fields: Any) -> RoundView:
 
 
 def steps(
-    state: str | None, *runs: RunView, counts: Counts = RANKED, auto_ppo: bool = True, **fields: Any
+    state: str | None,
+    *runs: RunView,
+    counts: Counts = RANKED,
+    auto_ppo: bool = True,
+    decision_open: bool = False,
+    **fields: Any,
 ) -> dict[str, Step]:
     reward = next((r for r in runs if r.kind == "reward"), None)
     result = (reward.result or {}) if reward else {}
@@ -39,7 +44,7 @@ def steps(
     facts = WorkspaceState(
         prompts_published=counts.prompts_published, rankings=counts.rankings,
         rankings_new=counts.rankings_new, round_state=state, reward=newest, comparisons=40,
-        comparisons_judged=7,
+        comparisons_judged=7, decision_open=decision_open,
     )  # type: ignore[arg-type]  # fmt: skip
     current = round_in(state, **fields) if state else None
     return {step.key: step for step in five_steps(facts, counts, current, runs, auto_ppo=auto_ppo)}
@@ -68,6 +73,12 @@ def test_answers_on_their_way_to_label_studio_are_told() -> None:
 def test_failed_generation_says_why() -> None:
     found = steps("collecting", run("generate", "failed", error="no memory"))
     assert found["candidates"].state == "attention" and "no memory" in found["candidates"].reason_en
+
+
+def test_nobody_ranks_while_the_lead_has_not_decided_on_a_winner() -> None:
+    for decision_open, expected in ((True, "waiting"), (False, "people")):
+        found = steps("decided", run("generate"), run("reward", result=PASSED), decision_open=decision_open)
+        assert found["rankings"].state == expected
 
 
 def test_flagged_prompts_are_told() -> None:

@@ -102,7 +102,8 @@ function ppoFacts(run, curves) {
     h("div", {}, h("dt", {}, name), h("dd", {}, value, small ? h("small", {}, small) : null))));
 }
 
-const stopNumber = (result) => result?.stop_measured == null ? null
+// how many looks found no gain says nothing to a reader: only a guard's number is shown
+const stopNumber = (result) => result?.stop_measured == null || result.stop_reason === "converged" ? null
   : t("stop_number", { measured: number(result.stop_measured), limit: number(result.stop_limit) });
 
 export const change = (before, after) => `${number(before)} → ${number(after)}`;
