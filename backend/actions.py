@@ -7,7 +7,7 @@ What must be changed in Label Studio comes before, and may be done again where t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import delete
@@ -20,21 +20,14 @@ from backend.advice_actions import changed_words
 from backend.annotations import ranking_source_key, repeat_source_key
 from backend.errors import ConflictError
 from backend.findings import advice_for, newest_judged, policy_of, unranked_prompts
-from backend.inputs import (
-    collecting_round,
-    queue_generate,
-    queue_ppo,
-    queue_reward,
-    response_record,
-    settings_of,
-)
+from backend.inputs import collecting_round, queue_generate, queue_ppo, queue_reward, settings_of
 from backend.label_studio import LabelStudioClient
 from backend.policy import BUSY_ROUNDS
 from backend.settings import Settings
 from backend.status import View
 from backend.store import Store
 from backend.tables import ActionRow, PromptRow, ResponseRow, RoundRow
-from trainers.spread import ALIKE, likeness
+from trainers.spread import ALIKE
 
 _Started = tuple[str | None, str | None]
 """Round and run."""
@@ -146,7 +139,7 @@ class Actions:
         """New candidates for prompts whose tasks are gone from Label Studio."""
         for prompt in store.prompts(session, workspace_id, "published", "flagged"):
             if prompt.prompt_id in renewed:
-                prompt.state, prompt.ranking_task = "new", None
+                prompt.state, prompt.ranking_task, prompt.likeness = "new", None, None
         session.execute(
             delete(ResponseRow).where(
                 ResponseRow.workspace == workspace_id, ResponseRow.prompt_id.in_(renewed)
@@ -196,15 +189,8 @@ def _to_renew(session: Session, workspace_id: str, found: Advice) -> set[str]:
     flagged = {row.prompt_id for row in store.prompts(session, workspace_id, "flagged")}
     if found.action != "more_spread":
         return flagged
-    answers: dict[str, list[ResponseRow]] = defaultdict(list)
-    for row in store.responses(session, workspace_id):
-        answers[row.prompt_id].append(row)
-    unranked = session.scalars(unranked_prompts(workspace_id)).all()
-    return flagged | {prompt_id for prompt_id in unranked if _are_variants(answers[prompt_id])}
-
-
-def _are_variants(rows: Iterable[ResponseRow]) -> bool:
-    return likeness([response_record(row) for row in rows]) > ALIKE
+    unranked = unranked_prompts(workspace_id).where(PromptRow.likeness > ALIKE)
+    return flagged | set(session.scalars(unranked))
 
 
 def _source_keys(row: PromptRow) -> tuple[str, str]:

@@ -298,8 +298,7 @@ def candidates_variants(m: Measurements) -> Numbers | None:
     share = _share_variants(m)
     if share <= VARIANTS_SHARE or reward_flat(m):
         return None
-    spread = m.generate["spread"]
-    return {"share": share, "variants": spread["alike_prompts"], "prompts": spread["prompts"]}
+    return {"share": share, "variants": m.variants, "prompts": m.compared}
 
 
 def prompts_flagged(m: Measurements) -> Numbers | None:
@@ -319,5 +318,4 @@ def _share_alike(m: Measurements) -> float:
 
 def _share_variants(m: Measurements) -> float:
     """Of the prompts, those whose candidates are variants of one answer."""
-    spread = m.generate.get("spread") or {}
-    return spread["alike_prompts"] / spread["prompts"] if spread.get("prompts") else 0.0
+    return m.variants / m.compared if m.compared else 0.0

@@ -34,6 +34,7 @@ from backend.tables import (
 )
 from trainers.acquisition import Aim
 from trainers.agreement import prompt_agreements, self_consistency
+from trainers.spread import ALIKE
 
 
 def policy_of(session: Session, round_id: str) -> ModelRow | None:
@@ -118,6 +119,7 @@ def measure(
     reward = results.get("reward", {})
     policy = policy_of(session, judged.id) if judged else None
     counts = store.prompt_counts(session, workspace.id)
+    variants, compared = store.prompts_alike(session, workspace.id, ALIKE)
     effective = settings_of(settings, workspace)
     contested = _contested(reward, rankings)
     rank_next, rank_aim = _rank_next(session, workspace.id, reward, effective.gate_accuracy)
@@ -126,6 +128,8 @@ def measure(
         settings=effective,
         prompts=sum(number for state, number in counts.items() if state != "deleted"),
         flagged=counts.get("flagged", 0),
+        compared=compared,
+        variants=variants,
         unranked=session.scalars(
             select(func.count()).select_from(unranked_prompts(workspace.id).subquery())
         ).one(),

@@ -33,6 +33,10 @@ class Measurements:
     prompts: int = 0
     flagged: int = 0
     """Prompts without two usable candidates."""
+    compared: int = 0
+    """Prompts with candidates to rank."""
+    variants: int = 0
+    """Those of them whose candidates are variants of one answer (`trainers.spread.ALIKE`)."""
     unranked: int = 0
     """Prompts whose task nobody has annotated yet."""
     rankings: int = 0

@@ -23,6 +23,7 @@ from backend.tables import ComparisonRow, ModelKind, ModelRow, PromptRow, Respon
 from trainers.manifest import TEMPORARY
 from trainers.records import Candidates, Comparison, Response, read_jsonl
 from trainers.run_dir import RunDir
+from trainers.spread import likeness
 
 FEWEST_CANDIDATES = 2
 """A prompt with fewer usable answers cannot be ranked."""
@@ -50,8 +51,9 @@ class Outputs:
             candidates = made.get(prompt.prompt_id)
             usable = [r for r in candidates.responses if not r.flags] if candidates else []
             if len(usable) < FEWEST_CANDIDATES:
-                prompt.state = "flagged"
+                prompt.state, prompt.likeness = "flagged", None
                 continue
+            prompt.likeness = likeness(usable)
             random.shuffle(usable)
             for position, response in enumerate(usable):
                 session.merge(_response_row(run.workspace, response, position))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, delete, event, func, or_, select, update
+from sqlalchemy import Engine, case, create_engine, delete, event, func, or_, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -177,6 +177,15 @@ def prompt_counts(session: Session, workspace_id: str) -> dict[PromptState, int]
         .group_by(PromptRow.state)
     )
     return dict(session.execute(query).all())
+
+
+def prompts_alike(session: Session, workspace_id: str, threshold: float) -> tuple[int, int]:
+    """Prompts whose candidates are more alike than a threshold, and all that have candidates to rank."""
+    query = select(
+        func.count(case((PromptRow.likeness > threshold, 1))), func.count(PromptRow.likeness)
+    ).where(PromptRow.workspace == workspace_id, PromptRow.state != "deleted")
+    alike, compared = session.execute(query).one()
+    return alike, compared
 
 
 def prompt_texts(session: Session, workspace_id: str, prompt_ids: Collection[str]) -> dict[str, str]:

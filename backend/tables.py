@@ -113,6 +113,8 @@ class PromptRow(Base):
     state: Mapped[PromptState] = mapped_column(default="new")
     round: Mapped[int] = mapped_column(default=1)
     """The round whose candidates it has."""
+    likeness: Mapped[float | None]
+    """How alike these are (`trainers.spread.likeness`); none without any."""
 
 
 class ResponseRow(Base):

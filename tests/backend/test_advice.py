@@ -18,7 +18,7 @@ LENGTH_ALONE = {
     "outcome": "passed", "accuracy": 0.91, "beats_baselines": False, "best_baseline": "shorter",
     "baseline_shorter": 0.93, "length_correlation": -0.9,
 }  # fmt: skip
-VARIANTS = {"spread": {"prompts": 100, "alike_prompts": 21}}
+VARIANTS = {"compared": 100, "variants": 21}
 
 
 def scores(*values: float) -> list[dict[str, float]]:
@@ -130,8 +130,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         "reward_flat",
-        {"ppo": PPO | {"best_update": 0, "looks": scores(-1.0, -1.2)}, "generate": VARIANTS},
-        {"generate": {"spread": {"prompts": 100, "alike_prompts": 5}}},
+        {"ppo": PPO | {"best_update": 0, "looks": scores(-1.0, -1.2)}, **VARIANTS},
+        {**VARIANTS, "variants": 5},
         "21%",
     ),
     (
@@ -148,8 +148,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         "candidates_variants",
-        {"generate": VARIANTS},
-        {"generate": {"spread": {"prompts": 100, "alike_prompts": 20}}},
+        VARIANTS,
+        {**VARIANTS, "variants": 20},
         "21%",
     ),
     ("annotator_apart", {"reward": team_of(0.9, 0.8, 0.5)}, {"reward": team_of(0.9, 0.8, 0.7)}, "50%"),
@@ -267,7 +267,7 @@ def test_ordinary_ends_of_ppo_give_no_advice() -> None:
         ),
         (
             "candidates_variants",
-            {"generate": VARIANTS, "unranked": 9},
+            {**VARIANTS, "unranked": 9},
             {"max_similarity": 0.6},
             "0.85 → 0.6",
         ),
@@ -292,7 +292,7 @@ def test_action_says_what_it_changes(
 def test_spread_is_asked_for_again_until_hardly_a_pair_would_be_left() -> None:
     asked, similarity = [], 0.85
     for _ in range(6):
-        fields = {"generate": VARIANTS, "unranked": 9, "settings": Settings(max_similarity=similarity)}
+        fields = {**VARIANTS, "unranked": 9, "settings": Settings(max_similarity=similarity)}
         advice = find("candidates_variants", fields)
         assert advice is not None
         similarity = advice.changes["max_similarity"]
@@ -301,7 +301,7 @@ def test_spread_is_asked_for_again_until_hardly_a_pair_would_be_left() -> None:
 
 
 def test_ranked_prompts_leave_nothing_to_generate_again() -> None:
-    advice = find("candidates_variants", {"generate": VARIANTS, "unranked": 0})
+    advice = find("candidates_variants", {**VARIANTS, "unranked": 0})
     assert advice is not None and not advice.applies
 
 
