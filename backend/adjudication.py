@@ -50,8 +50,13 @@ def mark_contested(
             client.update_task(task, marked, annotators=annotators)
     shown = contested.keys() & tasks.keys()
     if shown and TAB not in {tab["data"].get("title") for tab in client.tabs(project)}:
-        hidden = label_config.hidden_columns("ranking")
-        client.create_tab(project, TAB, hidden, filled=label_config.DISAGREEMENT)
+        client.create_tab(
+            project,
+            TAB,
+            label_config.hidden_columns("ranking"),
+            widths=label_config.column_widths("ranking"),
+            filled=label_config.DISAGREEMENT,
+        )
     log.info("project %d: %d tasks divide the team", project, len(shown))
     return len(shown)
 

@@ -253,15 +253,23 @@ class LabelStudioClient:
         return self._list(self.sdk.views.with_raw_response.list, project=project)
 
     def create_tab(
-        self, project: int, title: str, hidden_columns: Sequence[str], *, filled: str | None = None
+        self,
+        project: int,
+        title: str,
+        hidden_columns: Sequence[str],
+        *,
+        widths: Mapping[str, int] | None = None,
+        filled: str | None = None,
     ) -> Json:
         """A tab for all users that leaves columns out, of the table and of the list beside a task.
 
         Args:
+            widths: of columns, in pixels.
             filled: a key of task data; only tasks that have it are shown, the highest first.
         """
         hidden = {"explore": list(hidden_columns), "labeling": list(hidden_columns)}
         data: Any = {"title": title, "type": "list", "target": "tasks", "hiddenColumns": hidden}
+        data["columnsWidth"] = dict(widths or {})
         if filled is not None:
             has_it = {"operator": "empty", "type": "String", "value": "false"}
             items = [{"filter": f"filter:tasks:data.{filled}", **has_it}]

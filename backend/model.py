@@ -57,10 +57,15 @@ class RankingBackend(label_studio_ml_model.LabelStudioMLBase):  # type: ignore[m
     def model_version(self) -> str:
         return self.service.model_version(self.project)
 
-    def predict(self, tasks: Sequence[Mapping[str, Any]], **_: Any) -> list[dict[str, Any]]:
-        """One prediction a task, in the same order; without stored scores its result is empty."""
+    def predict(self, tasks: Sequence[Mapping[str, Any]], **_: Any) -> list[dict[str, Any] | list[Any]]:
+        """One prediction a task, in the same order; an empty list where scores are missing.
+
+        Label Studio stores nothing for an empty list. An empty result it would store, and serve that task
+        first under uncertainty sampling.
+        """
         answers = [answer_ids(task) for task in tasks]
-        return [self._prediction(found) for found in self.service.predictions(self.project, answers)]
+        found = self.service.predictions(self.project, answers)
+        return [[] if prediction is None else _as_stored(prediction) for prediction in found]
 
     def fit(self, *arguments: Any, event: str = "", **_: Any) -> dict[str, Any]:
         """Start Training; any other event is a hint to look at the project."""
@@ -84,17 +89,6 @@ class RankingBackend(label_studio_ml_model.LabelStudioMLBase):  # type: ignore[m
     def set_extra_params(self, extra_params: object) -> None:
         """2.x fails on a dict here; ours needs none."""
 
-    def _prediction(self, found: Prediction | None) -> dict[str, Any]:
-        if found is None:
-            return {"model_version": self.model_version, "score": 0.0, "result": []}
-        ranker = {
-            "from_name": RANKING,
-            "to_name": ANSWERS,
-            "type": "ranker",
-            "value": {"ranker": {RANKING: list(found.order)}},
-        }
-        return {"model_version": found.model_version, "score": found.score, "result": [ranker]}
-
 
 class BackendManager(_Manager):  # type: ignore[misc, valid-type] # the library has no types
     """Replaces 1.0.9's manager: a model per request instead of one for all, no process or file per event."""
@@ -110,7 +104,7 @@ class BackendManager(_Manager):  # type: ignore[misc, valid-type] # the library 
 
     def predict(
         self, tasks: Sequence[Mapping[str, Any]], project: str | None = None, *_: Any, **__: Any
-    ) -> tuple[list[dict[str, Any]], RankingBackend]:
+    ) -> tuple[list[dict[str, Any] | list[Any]], RankingBackend]:
         model = self.fetch(project)
         return model.predict(tasks), model
 
@@ -137,6 +131,17 @@ class BackendManager(_Manager):  # type: ignore[misc, valid-type] # the library 
 class _Job:
     def __init__(self, job_id: str) -> None:
         self.id = job_id
+
+
+def _as_stored(prediction: Prediction) -> dict[str, Any]:
+    """As Label Studio stores it."""
+    ranker = {
+        "from_name": RANKING,
+        "to_name": ANSWERS,
+        "type": "ranker",
+        "value": {"ranker": {RANKING: list(prediction.order)}},
+    }
+    return {"model_version": prediction.model_version, "score": prediction.score, "result": [ranker]}
 
 
 def project_number(project: object) -> int:

@@ -13,8 +13,9 @@ from html import escape
 from typing import Any
 
 from backend.advice import Advice
-from backend.markup import number, scrolling, style
+from backend.markup import scrolling, style
 from backend.plots import plots
+from backend.report_ppo import ppo_numbers
 from backend.report_review import (
     leaderboard_lines,
     leaderboard_section,
@@ -135,15 +136,10 @@ def _heading(report: Report) -> str:
 
 
 def _numbers(report: Report) -> list[tuple[str, str, str]]:
-    reward, ppo = report.reward, report.ppo
     found = [("模型", "model", report.model), *review_numbers(report.verdict)]
     if report.reason:
         found.insert(0, ("停在这里的原因", "stopped because", report.reason))
-    found += reward_numbers(reward)
-    if ppo:
-        shown = f"{number(ppo.get('reward_before'), 2)} → {number(ppo.get('reward_after'), 2)}"
-        found.append(("奖励", "reward", shown))
-        found.append(("PPO 更新", "PPO updates", f"{ppo.get('updates')} ({ppo.get('stop_reason')})"))
+    found += [*reward_numbers(report.reward), *ppo_numbers(report.ppo)]
     if report.compare.get("garbled_after") is not None:
         found.append(("乱码或重复的回答", "garbled answers", f"{report.compare['garbled_after']:.1%}"))
     return found

@@ -48,6 +48,12 @@ _OUR_COLUMNS: Final[dict[Name, tuple[str, ...]]] = {
     "review": ("tasks:data.source_key",),
     "report": ("tasks:data.source_key", "tasks:data.report"),
 }
+_WIDTHS: Final[dict[Name, dict[str, int]]] = {
+    "prompts": {"tasks:data.prompt": 560},
+    "ranking": {"tasks:data.prompt": 560},
+    "review": {"tasks:data.prompt": 320, "tasks:data.left": 320, "tasks:data.right": 320},
+    "report": {},
+}
 
 _DIRECTORY = Path(__file__).resolve().parent
 _STYLE = "/* style.css */"
@@ -92,6 +98,11 @@ def read(name: Name) -> str:
 def hidden_columns(name: Name) -> tuple[str, ...]:
     """What a project's table of tasks has that is not for people."""
     return (*_HIDDEN_COLUMNS, *_OUR_COLUMNS[name])
+
+
+def column_widths(name: Name) -> dict[str, int]:
+    """Pixels for the columns that hold sentences; Label Studio gives each 150."""
+    return dict(_WIDTHS[name])
 
 
 def check(name: Name, xml: str) -> list[str]:

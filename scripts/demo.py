@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 
 from backend.errors import BackendError
+from backend.report_ppo import stop_words
 from backend.report_review import leaderboard_lines
 from backend.rounds import leaderboard
 from backend.service import Service
@@ -164,7 +165,7 @@ class Demo:
             result = _result(status, "ppo")
             stage.outcome = (
                 f"reward {result['reward_before']:.2f} → {result['reward_after']:.2f} after"
-                f" {result['updates']} updates ({result['stop_reason']})"
+                f" {result['updates']} updates ({stop_words(result)})"
             )
         with self._display.stage("Before and after answer · 生成前后对比") as stage:
             status = self._wait(stage, _past("comparing"), "compare")

@@ -30,7 +30,7 @@ _LONGEST_TITLE = 28  # Label Studio allows 50 characters with our suffix
 _TITLES: dict[label_config.Name, str] = {
     "prompts": "1 题目 Prompts",
     "ranking": "2 排序 Ranking",
-    "review": "3 评审 Review",
+    "review": "3 盲评 Review",
     "report": "4 报告 Reports",
 }
 _DESCRIPTIONS: dict[label_config.Name, str] = {
@@ -202,7 +202,8 @@ def _table(work: _Work, kind: label_config.Name) -> None:
     """Show people's columns and hide ours; a tab that the team has made stays as it is."""
     project = work.setup.projects[kind]
     if not work.client.tabs(project):
-        work.client.create_tab(project, "任务 Tasks", label_config.hidden_columns(kind))
+        hidden, widths = label_config.hidden_columns(kind), label_config.column_widths(kind)
+        work.client.create_tab(project, "任务 Tasks", hidden, widths=widths)
 
 
 def _store_workspace(store: Store, work: _Work) -> None:

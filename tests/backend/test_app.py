@@ -72,9 +72,9 @@ def test_setup_answers_the_model_version(client: FlaskClient) -> None:
 def test_predict_answers_as_many_results_in_the_same_order(client: FlaskClient) -> None:
     response = predict(client, [*tasks(3), {"id": 9, "data": {}}])
     results = response.json["results"]
-    assert [len(one["result"]) for one in results] == [1, 1, 1, 0]
+    assert [len(one["result"]) for one in results[:3]] == [1, 1, 1] and results[3] == []
     assert results[2]["result"][0]["value"]["ranker"]["ranking"] == ["a00020001", "a00020002", "a00020000"]
-    assert {one["model_version"] for one in results} == {"reward-team-1"}
+    assert {one["model_version"] for one in results[:3]} == {"reward-team-1"}
 
 
 def test_predict_works_without_setup_and_takes_milliseconds(client: FlaskClient) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from backend.advice import Advice
 from backend.report import EXAMPLES, Example, Report, to_html, to_text
+from backend.report_ppo import STOPS, stop_words
 from backend.status import ActionView
+from trainers.verification import StopReason
 
 VERDICT: dict[str, Any] = {
     "verdict": "better", "seen": {"wins": 12, "ties": 2, "losses": 1},
@@ -20,7 +22,8 @@ HOSTILE = '<script>alert(1)</script><img src="http://169.254.169.254/" onerror=x
 REPORT = Report(
     title="Team", number=2, model="policy-team-2", verdict=VERDICT,
     reward={"accuracy": 0.91, "interval": [0.85, 0.95]},
-    ppo={"reward_before": -1.0, "reward_after": 2.5, "updates": 24, "stop_reason": "converged"},
+    ppo={"reward_before": -1.0, "reward_after": 2.5, "updates": 24, "best_update": 20, "kl": 1.24,
+         "stop_reason": "kl", "stop_measured": 8.312, "stop_limit": 8.0},
     compare={"garbled_after": 0.01},
     advice=[Advice("promote", "启用它", "promote it")],
     examples=[Example("How are you?", "I am very well indeed.", "Fine!", True, "after")],
@@ -34,7 +37,8 @@ def parsed(report: Report) -> ET.Element:
 def test_report_is_well_formed_and_shows_every_number_in_both_languages() -> None:
     text = "".join(parsed(REPORT).itertext())
     for shown in ("新模型更好", "The new model is better", "12 / 2 / 1", "18 / 3 / 4", "81% (66% – 90%)",
-                  "p = 0.0003", "112 → 31", "91% (85% – 95%)", "-1.00 → 2.50", "24 (converged)", "1.0%",
+                  "p = 0.0003", "112 → 31", "91% (85% – 95%)", "-1.00 → 2.50", "24 (采用 kept: 20)", "1.24",
+                  "KL grew too large: 8.31, 界限 limit 8", "1.0%",
                   "启用它", "promote it", "Fine!", "Round 2", "policy-team-2"):  # fmt: skip
         assert shown in text, shown
 
@@ -148,3 +152,8 @@ def test_text_form_says_the_same() -> None:
     text = to_text(REPORT)
     for shown in ("新模型更好", "12 胜 wins", "18 胜 wins", "81%", "promote it"):
         assert shown in text
+
+
+def test_every_reason_to_end_ppo_has_words() -> None:
+    assert set(STOPS) == set(get_args(StopReason))
+    assert stop_words({"stop_reason": "converged", "stop_measured": 6, "stop_limit": 6}) == STOPS["converged"]

@@ -254,12 +254,13 @@ def test_task_is_served_to_one_more_annotator_who_has_not_ranked_it(label_studio
         assert served(people[2].token) == task
 
 
-def test_tab_keeps_its_hidden_columns(client: LabelStudioClient, project: int) -> None:
+def test_tab_keeps_its_columns(client: LabelStudioClient, project: int) -> None:
     assert client.tabs(project) == []
-    client.create_tab(project, "Tasks", ["tasks:data.source_key"])
+    client.create_tab(project, "Tasks", ["tasks:data.source_key"], widths={"tasks:data.prompt": 560})
     (tab,) = client.tabs(project)
     hidden = ["tasks:data.source_key"]
     assert tab["data"]["hiddenColumns"] == {"explore": hidden, "labeling": hidden}
+    assert tab["data"]["columnsWidth"] == {"tasks:data.prompt": 560}
 
 
 def test_tab_may_show_only_tasks_that_have_a_value(client: LabelStudioClient, project: int) -> None:

@@ -100,13 +100,19 @@ def test_label_all_tasks_stores_our_order(connected: Connected) -> None:
     client, project = connected.client, connected.project
     answers = [{"id": answer, "body": answer} for answer in IDS]
     data = {"prompt": "?", "answers": answers, "source_key": "protocol-1"}
-    (task,) = client.import_tasks(project, [data])
+    unknown = {
+        **data,
+        "answers": [{"id": f"x{i}", "body": "?"} for i in range(3)],
+        "source_key": "protocol-0",
+    }
+    task, without_scores = client.import_tasks(project, [data, unknown])
     client.sdk.actions.create(
         id="retrieve_tasks_predictions",
         project=project,
         ordering=[],
-        selected_items={"all": False, "included": [task]},
+        selected_items={"all": False, "included": [task, without_scores]},
     )
+    assert client.sdk.predictions.list(task=without_scores) == []
     (prediction,) = client.sdk.predictions.list(task=task)
     assert prediction.model_version == "reward-protocol-1"
     assert 0 < prediction.score <= 1
