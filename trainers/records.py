@@ -11,8 +11,9 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from trainers.errors import RecordError
 
@@ -30,11 +31,25 @@ class Record:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Raises: RecordError: a field is missing or unknown."""
+        """Raises: RecordError: a field is missing or unknown, is no text or none of its choices."""
         try:
-            return cls(**data)
+            record = cls(**data)
         except TypeError as error:
             raise RecordError(f"`{cls.__name__}` cannot be read from {sorted(data)}: {error}") from error
+        for name, choices in _text_fields(cls).items():  # type: ignore[arg-type] # mypy: a class is hashable
+            value = getattr(record, name)
+            if not isinstance(value, str):
+                raise RecordError(f"`{name}` is a {type(value).__name__}; needed is a text")
+            if choices and value not in choices:
+                raise RecordError(f"`{name}` is `{value[:20]}`; needed is one of {', '.join(choices)}")
+        return record
+
+
+@cache
+def _text_fields(kind: type[Record]) -> dict[str, tuple[str, ...]]:
+    """Fields that hold text, with what is allowed in them; nothing named allows all."""
+    types = get_type_hints(kind)
+    return {name: get_args(own) for name, own in types.items() if own is str or get_origin(own) is Literal}
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,9 @@ def test_missing_file_names_what_is_needed(tmp_path: Path) -> None:
         '{"id": "p1"}',
         '{"id": "p1", "text": "x", "extra": 1}',
         '{"id":"p1","text":"x","history":[1]}',
+        '{"id":"p1","text":"x","history":[{"role":"system","content":"y"}]}',
+        '{"id":"p1","text":7}',
+        '{"id":"p1","text":null}',
     ],
 )
 def test_malformed_line_is_named(tmp_path: Path, line: str) -> None:
@@ -92,3 +95,10 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         write_jsonl(path, [PROMPT, None])  # type: ignore[list-item]
     assert read_jsonl(path, Prompt) == [PROMPT]
+
+
+def test_a_misspelt_split_is_named_with_what_it_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"id": "p1", "text": "x", "split": "trian"}\n', encoding="utf-8")
+    with pytest.raises(RecordError, match="`split` is `trian`; needed is one of train, verification, unseen"):
+        read_jsonl(path, Prompt)
