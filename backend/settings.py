@@ -100,7 +100,7 @@ class Settings:
     """Most PPO updates; convergence or a guard usually stops earlier."""
     clip_range: float = 0.2
     """PPO's clip of the probability ratio; 0.15 where the style is unstable."""
-    kl_coef: float = 0.4
+    kl_coef: float = 0.5
     """Weight of PPO's penalty for leaving the reference model."""
     ppo_learning_rate: float = 0.0
     """PPO's step size; 0 chooses it by the model's size."""

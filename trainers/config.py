@@ -194,7 +194,7 @@ class PPOConfig(StageConfig):
     """GAE's λ."""
     temperature: float = 1.0
     """Sampling temperature; also divides the logits of policy and reference."""
-    kl_coef: float = 0.4
+    kl_coef: float = 0.5
     """Weight of the per-token KL penalty: what a nat costs, in deviations of the score."""
     kl_target: float | None = None
     """Target of the adaptive KL controller in nats a response; `None` keeps `kl_coef` fixed."""

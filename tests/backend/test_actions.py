@@ -93,7 +93,7 @@ def test_while_a_review_is_open_only_the_setting_changes(start: Any) -> None:
     whole.wait_for_round("reviewing")
     applied = whole.service.apply("team", "length_collapse")
     assert applied.run_id is None and "next time" in applied.en
-    assert whole.service.settings_of("team")["kl_coef"] == 0.8
+    assert whole.service.settings_of("team")["kl_coef"] == 1.0
     status = whole.service.status("team")
     assert status.round and (status.round.number, status.round.state) == (1, "reviewing")
 

@@ -246,7 +246,7 @@ def test_ordinary_ends_of_ppo_give_no_advice() -> None:
     ("wanted", "fields", "changes", "words"),
     [
         ("kl_stop", {"ppo": PPO | {"stop_reason": "kl"}}, {"ppo_learning_rate": 0.0005}, "→ 0.0005"),
-        ("length_collapse", {"ppo": PPO | {"stop_reason": "length_collapse"}}, {"kl_coef": 0.8}, "0.4 → 0.8"),
+        ("length_collapse", {"ppo": PPO | {"stop_reason": "length_collapse"}}, {"kl_coef": 1.0}, "0.5 → 1"),
         (
             "style_unstable",
             {"ppo": PPO | {"stop_reason": "garbled"}},
