@@ -1,4 +1,4 @@
-"""Plots of a report as inline SVG: accuracy and what bounds it, PPO's looks. Pure.
+"""Plots of a report: accuracy and what bounds it, whether probabilities hold, PPO's looks. Pure.
 
 Label Studio's HyperText tag shows inline SVG and runs nothing. Takes numbers of the stages' results only, so
 that nothing here need be escaped.
@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.markup import percent, style
+from backend.svg import FILL, INK, QUIET, bar, curve, dot, label, line, picture, place, square
 
-_INK, _QUIET, _LINE, _FILL = "#1d4ed8", "#64748b", "#cbd5e1", "#93c5fd"
-_SIZE, _EDGE = 180, 42
-"""Of a square plot: its inner width, and the room around it for the axes."""
+_GATE, _CEILING = "#b45309", "#15803d"
 
 
 def plots(reward: Mapping[str, Any], ppo: Mapping[str, Any], gate_accuracy: float) -> str:
@@ -42,92 +41,74 @@ def accuracy_plot(reward: Mapping[str, Any], gate_accuracy: float) -> str:
         return ""
     left, width, height = 110, 220, 26
     parts = []
-    for place, (name, value, (low, high)) in enumerate(rows):
-        y = place * height + 6
+    for number, (name, value, (low, high)) in enumerate(rows):
+        y = number * height + 6
         x, begin, end = (left + width * share for share in (value, low, high))
-        parts.append(_text(0, y + 11, name))
-        parts.append(f'<rect x="{begin:.1f}" y="{y}" width="{end - begin:.1f}" height="14" fill="{_FILL}"/>')
-        parts.append(f'<rect x="{x - 1.5:.1f}" y="{y}" width="3" height="14" fill="{_INK}"/>')
+        parts += [label(0, y + 11, name), bar(begin, y, end - begin, 14, FILL), bar(x - 1.5, y, 3, 14, INK)]
     bottom = len(rows) * height + 4
-    for share, colour in ((gate_accuracy, "#b45309"), (reward.get("ceiling"), "#15803d")):
+    for share, colour in ((gate_accuracy, _GATE), (reward.get("ceiling"), _CEILING)):
         if share is not None:
-            parts.append(_line(left + width * share, 0, left + width * share, bottom, colour))
-    parts += [_line(left, bottom, left + width, bottom), _text(left, bottom + 14, "0 %")]
-    parts.append(_text(left + width, bottom + 14, "100 %", "end"))
-    caption = f'<span style="{style(color="#b45309")}">| 门槛 gate {percent(gate_accuracy)}</span>'
+            parts.append(line(left + width * share, 0, left + width * share, bottom, colour))
+    parts += [line(left, bottom, left + width, bottom), label(left, bottom + 14, "0 %")]
+    parts.append(label(left + width, bottom + 14, "100 %", "end"))
+    caption = f'<span style="{style(color=_GATE)}">| 门槛 gate {percent(gate_accuracy)}</span>'
     if reward.get("ceiling") is not None:
         caption += (
-            f' <span style="{style(color="#15803d")}">| 上限 ceiling {percent(reward["ceiling"])}</span>'
+            f' <span style="{style(color=_CEILING)}">| 上限 ceiling {percent(reward["ceiling"])}</span>'
         )
-    svg = _svg(left + width + 4, bottom + 18, parts)
-    return f"{_title('未见题目上的准确率', 'Held-out accuracy')}{svg}<br/><small>{caption}</small>"
+    svg = picture(left + width + 4, bottom + 18, parts)
+    return _titled("未见题目上的准确率", "Held-out accuracy", svg, caption)
 
 
 def look_plots(looks: Sequence[Mapping[str, Any]], best_update: int | None) -> list[str]:
-    """Score and KL on the verification prompts over PPO's updates; a circle where the policy was kept."""
+    """Score and KL on the verification prompts over PPO's updates; a dot where the policy was kept."""
     if len(looks) < 2:
         return []
-    named = (("score", "验证得分", "Verification score"), ("kl", "KL（nats）", "KL (nats)"))
+    caption = "● 采用 kept: 扣除 KL 代价后最好 best after the price of its KL"
     return [
-        _title(zh, en) + _curve([(look["update"], look[name]) for look in looks], best_update)
-        for name, zh, en in named
+        _titled(zh, en, _looks([(look["update"], look[name]) for look in looks], best_update), caption)
+        for name, zh, en in (
+            ("score", "验证得分", "Verification score"),
+            ("kl", "KL（nats）", "KL (nats)"),
+        )
     ]
 
 
-def _curve(points: Sequence[tuple[int, float]], marked: int | None) -> str:
+def calibration_section(reward: Mapping[str, Any]) -> str:
+    """How often the reward model is right against how sure it was; nothing with a single point."""
+    points = (reward.get("calibration") or {}).get("points") or ()
+    if len(points) < 2:
+        return ""
+    most = max(point["pairs"] for point in points)
+    diagonal = line(*place(0, 0.5), *place(1, 1), QUIET, dashes="4 4")
+    dots = [
+        dot(*place(2 * point["predicted"] - 1, point["observed"]), 3 + 4 * (point["pairs"] / most) ** 0.5)
+        for point in points
+    ]
+    svg = square([diagonal, *dots], ("50%", "100%"), ("0%", "100%"))
+    words = (
+        "横轴：模型预计得分高的回答更受偏好的概率；纵轴：实际如此的比例；点越大，对数越多。点在虚线上最好，"
+        "在虚线下方表示过于自信。<br/>Across: how probable the model calls it that the answer with the higher"
+        " score is preferred; up: how often it is; larger dots are more pairs. On the dashed line is best,"
+        " below it the model is too sure."
+    )
+    title = "<h3>奖励模型的概率是否可信 · Calibration of the reward model</h3>"
+    return f"{title}\n<p>{words}</p>\n{svg}"
+
+
+def _looks(points: Sequence[tuple[int, float]], kept: int | None) -> str:
     values = [value for _, value in points]
     low, high = min(values), max(values)
     span, last = (high - low) or 1.0, points[-1][0] or 1
-    places = [(update, *_at(update / last, (value - low) / span)) for update, value in points]
-    line = " ".join(f"{x:.1f},{y:.1f}" for _, x, y in places)
-    parts = _frame("0", f"{last}", f"{low:.3g}", f"{high:.3g}")
-    parts.append(f'<polyline points="{line}" fill="none" stroke="{_INK}" stroke-width="2"/>')
-    parts += [
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_INK}"/>'
-        for update, x, y in places
-        if update == marked
-    ]
-    return _svg(*_OUTER, parts)
+    places = {update: place(update / last, (value - low) / span) for update, value in points}
+    parts = [curve(list(places.values())), *(dot(*at) for update, at in places.items() if update == kept)]
+    return square(parts, ("0", f"{last}"), (_rounded(low), _rounded(high)))
 
 
-_OUTER = (_SIZE + _EDGE + 24, _SIZE + 30)
+def _rounded(value: float) -> str:
+    return f"{round(value, 2) + 0.0:g}"  # + 0.0: never "-0"
 
 
-def _at(x: float, y: float) -> tuple[float, float]:
-    """Where a point of the unit square lies."""
-    return _EDGE + _SIZE * x, 7 + _SIZE * (1 - y)
-
-
-def _frame(left: str, right: str, bottom: str, top: str) -> list[str]:
-    """The axes, with what stands at their ends."""
-    (x0, y0), (x1, y1) = _at(0, 0), _at(1, 1)
-    return [
-        _line(x0, y0, x1, y0),
-        _line(x0, y0, x0, y1),
-        _text(x0, y0 + 14, left),
-        _text(x1, y0 + 14, right, "end"),
-        _text(x0 - 3, y0, bottom, "end"),
-        _text(x0 - 3, y1 + 8, top, "end"),
-    ]
-
-
-def _line(x0: float, y0: float, x1: float, y1: float, colour: str = _LINE) -> str:
-    return f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="{colour}"/>'
-
-
-def _text(x: float, y: float, words: str, anchor: str = "start") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" fill="{_QUIET}" text-anchor="{anchor}">{words}</text>'
-    )
-
-
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    inner = "".join(parts)
-    return (
-        f'<svg width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
-        f' role="img">{inner}</svg>'
-    )
-
-
-def _title(zh: str, en: str) -> str:
-    return f'<div style="{style(font_size="0.9em", font_weight="600")}">{zh} · {en}</div>'
+def _titled(zh: str, en: str, svg: str, caption: str) -> str:
+    title = f'<div style="{style(font_size="0.9em", font_weight="600")}">{zh} · {en}</div>'
+    return f"{title}{svg}<br/><small>{caption}</small>"

@@ -14,7 +14,7 @@ from typing import Any
 
 from backend.advice import Advice
 from backend.markup import scrolling, style
-from backend.plots import plots
+from backend.plots import calibration_section, plots
 from backend.report_ppo import ppo_numbers
 from backend.report_review import (
     leaderboard_lines,
@@ -24,7 +24,7 @@ from backend.report_review import (
     review_section,
     verdict_words,
 )
-from backend.report_reward import calibration_section, reward_numbers
+from backend.report_reward import reward_numbers
 from backend.status import ActionView
 from trainers.leaderboard import Standing
 

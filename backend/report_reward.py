@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backend.markup import number, percent, share, style
+from backend.markup import number, percent, share
 
 BASELINES = {"longer": "越长越好 longer wins", "shorter": "越短越好 shorter wins"}
 OUTCOMES = {
@@ -29,8 +29,6 @@ KINDS = {
     ),
     "language": ("按语言", "by language", {"zh": "中文 Chinese", "en": "英文 English"}),
 }  # fmt: skip
-_SIDE, _LEFT, _TOP = 200, 48, 12
-_INK, _FAINT, _BLUE = "#475569", "#cbd5e1", "#1d4ed8"
 
 
 def reward_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -43,32 +41,6 @@ def reward_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         *_calibration_numbers(reward),
         *_kind_numbers(reward),
     ]
-
-
-def calibration_section(reward: Mapping[str, Any]) -> str:
-    """Predicted against observed as a plot; nothing with a single point."""
-    points = (reward.get("calibration") or {}).get("points") or ()
-    if len(points) < 2:
-        return ""
-    most = max(point["pairs"] for point in points)
-    parts = [
-        f'<rect x="{_LEFT}" y="{_TOP}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="{_FAINT}"/>',
-        _line(0.5, 0.5, 1.0, 1.0, _INK, dashes="4 4"),
-        *(_line(0.5, tick, 1.0, tick, _FAINT) for tick in (0.25, 0.5, 0.75)),
-        *(_label(_LEFT - 6, _y(tick) + 4, f"{tick:.0%}", "end") for tick in (0.0, 0.5, 1.0)),
-        *(_label(_x(tick), _TOP + _SIDE + 16, f"{tick:.0%}", "middle") for tick in (0.5, 0.75, 1.0)),
-        *(_dot(point, most) for point in points),
-    ]
-    width, height = _LEFT + _SIDE + 24, _TOP + _SIDE + 26
-    title = "<h3>奖励模型的概率是否可信 · Calibration of the reward model</h3>"
-    words = (
-        "横轴：模型预计得分高的回答更受偏好的概率；纵轴：实际如此的比例；点越大，对数越多。点在虚线上最好，"
-        "在虚线下方表示过于自信。<br/>Across: how probable the model calls it that the answer with the higher"
-        " score is preferred; up: how often it is; larger dots are more pairs. On the dashed line is best,"
-        " below it the model is too sure."
-    )
-    svg = f'<svg width="{width}" height="{height}" role="img">{"".join(parts)}</svg>'
-    return f'{title}\n<p style="{style(color=_INK)}">{words}</p>\n{svg}'
 
 
 def _accuracy_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -126,27 +98,3 @@ def _kind_numbers(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _rule(reward: Mapping[str, Any], name: str) -> str:
     return share(reward.get(f"baseline_{name}"), reward.get(f"baseline_{name}_interval"))
-
-
-def _x(predicted: float) -> float:
-    return _LEFT + _SIDE * (predicted - 0.5) / 0.5
-
-
-def _y(observed: float) -> float:
-    return _TOP + _SIDE * (1 - observed)
-
-
-def _dot(point: Mapping[str, Any], most: int) -> str:
-    """A point of the plot; the more pairs, the larger."""
-    radius = 3 + 4 * (point["pairs"] / most) ** 0.5
-    at = f'cx="{_x(point["predicted"]):.1f}" cy="{_y(point["observed"]):.1f}"'
-    return f'<circle {at} r="{radius:.1f}" fill="{_BLUE}" fill-opacity="0.7"/>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = "none") -> str:
-    ends = f'x1="{_x(x1):.1f}" y1="{_y(y1):.1f}" x2="{_x(x2):.1f}" y2="{_y(y2):.1f}"'
-    return f'<line {ends} stroke="{colour}" stroke-dasharray="{dashes}"/>'
-
-
-def _label(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" fill="{_INK}">{text}</text>'

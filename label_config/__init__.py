@@ -43,7 +43,12 @@ _HIDDEN_COLUMNS = (
     "tasks:draft_exists", "tasks:total_predictions",
 )  # fmt: skip
 _OUR_COLUMNS: Final[dict[Name, tuple[str, ...]]] = {
-    "prompts": (),
+    "prompts": (
+        "tasks:completed_at",
+        "tasks:total_annotations",
+        "tasks:cancelled_annotations",
+        "tasks:annotators",
+    ),
     "ranking": ("tasks:data.source_key", "tasks:data.answers"),
     "review": ("tasks:data.source_key",),
     "report": ("tasks:data.source_key", "tasks:data.report"),

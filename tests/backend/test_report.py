@@ -114,10 +114,10 @@ def test_calibration_is_a_plot_of_predicted_against_observed() -> None:
         svg for svg in parsed(replace(REPORT, reward=REWARD)).iter("svg") if svg.find("circle") is not None
     )
     dots = [(dot.get("cx"), dot.get("cy"), dot.get("r")) for dot in plot.iter("circle")]
-    # 200 wide from 50 % at x = 48 to 100 %, 200 high from 100 % at y = 12 to 0 %
-    assert dots == [("68.0", "112.0", "5.0"), ("208.0", "62.0", "7.0")]
+    # 180 wide from 50 % at x = 42 to 100 %, 180 high from 100 % at y = 7 to 0 %
+    assert dots == [("60.0", "97.0", "5.0"), ("186.0", "52.0", "7.0")]
     diagonal = next(line for line in plot.iter("line") if line.get("stroke-dasharray") == "4 4")
-    assert [diagonal.get(end) for end in ("x1", "y1", "x2", "y2")] == ["48.0", "112.0", "248.0", "12.0"]
+    assert [diagonal.get(end) for end in ("x1", "y1", "x2", "y2")] == ["42.0", "97.0", "222.0", "7.0"]
 
 
 def test_calibration_of_too_few_pairs_has_no_plot() -> None:
