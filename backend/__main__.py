@@ -37,7 +37,8 @@ from trainers.errors import TrainerError
 from trainers.preferences import derive_preferences, to_llama_factory, to_trl
 
 MOST_ACTIONS = 5
-"""Applied advice that the status shows, the newest."""
+MOST_RUNS = 8
+"""Applied advice and runs that the status shows, the newest."""
 _MARKS = {"waiting": "·", "running": "▶", "people": "☺", "done": "✓", "attention": "!"}
 _REPORTS: dict[str, Callable[[Report], str]] = {"text": to_text, "json": to_json, "html": to_page}
 _COLOURS = {"waiting": "dim", "running": "cyan", "people": "yellow", "done": "green", "attention": "bold red"}
@@ -273,7 +274,12 @@ def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
     if status.models:
         console.print(_models_table(status.models))
     if status.runs:
-        console.print(_runs_table(service, status.runs[-8:]))
+        newest = status.runs[-MOST_RUNS:]
+        console.print(_runs_table(service, newest))
+        said = " ".join(step.reason_en for step in status.steps)
+        for run in newest:
+            if run.error and run.error not in said:
+                console.print(Text(f" ! {run.id}: {run.error}", style="yellow"))
     for advice in status.advice:
         console.print(Text(f" → {advice.zh}\n   {advice.en}"))
         if advice.applies:
@@ -320,8 +326,7 @@ def _runs_table(service: Service, runs: Sequence[RunView]) -> Table:
             f"{run.progress_done}/{run.progress_total} {run.progress_what}" if run.progress_total else ""
         )
         started = datetime.fromtimestamp(run.started).strftime("%m-%d %H:%M:%S") if run.started else ""
-        state = f"{run.state}: {run.error}" if run.error else run.state
-        cells = (run.id, state, progress, started, _newest_metrics(service, run.id))
+        cells = (run.id, run.state, progress, started, _newest_metrics(service, run.id))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

@@ -22,7 +22,7 @@ export function hero(status, links, act) {
         h("i"),
         [status.round ? t("round", { n: status.round.number }) : null, t(`steps_${step.key}`), t(`state_${step.state}`)].filter(Boolean).join(" · ")),
       h("h1", {}, said(status, "next")),
-      status.counts.prompts === 0 ? null : h("p", { class: "summary" }, t("summary", {
+      status.counts.prompts === 0 ? null : h("p", { class: "summary" }, t(status.counts.rankings ? "summary" : "summary_unranked", {
         prompts: count(status.counts.prompts),
         responses: count(status.counts.responses),
         rankings: count(status.counts.rankings),

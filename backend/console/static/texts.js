@@ -16,6 +16,10 @@ const TEXTS = {
     "{prompts} 道题目 · {responses} 个回答 · {annotators} 人完成 {rankings} 份排序 · 当前模型 {model}",
     "{prompts} prompts · {responses} answers · {rankings} rankings from a team of {annotators} · serving {model}",
   ],
+  summary_unranked: [
+    "{prompts} 道题目 · {responses} 个回答 · 尚无排序 · 当前模型 {model}",
+    "{prompts} prompts · {responses} answers · no rankings yet · serving {model}",
+  ],
   base: ["基础模型", "base model"],
   train: ["立即开始训练", "Start training now"],
   train_ask: [
