@@ -269,17 +269,7 @@ def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
         steps.add_row(mark, Text(f"{step.reason_zh}\n{step.reason_en}"))
     steps.add_row(Text("\n next · 下一步"), Text(f"\n{status.next_zh}\n{status.next_en}\n"), style="bold")
     console.print(steps)
-    if status.rounds:
-        console.print(_rounds_table(status.rounds))
-    if status.models:
-        console.print(_models_table(status.models))
-    if status.runs:
-        newest = status.runs[-MOST_RUNS:]
-        console.print(_runs_table(service, newest))
-        said = " ".join(step.reason_en for step in status.steps)
-        for run in newest:
-            if run.error and run.error not in said:
-                console.print(Text(f" ! {run.id}: {run.error}", style="yellow"))
+    _show_history(console, service, status)
     for advice in status.advice:
         console.print(Text(f" → {advice.zh}\n   {advice.en}"))
         if advice.applies:
@@ -290,6 +280,17 @@ def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
         console.print(Text(f" ! {problem['zh']} {problem['en']}", style="yellow"))
     if status.label_studio_error:
         console.print(Text(f" ! {status.label_studio_error}", style="red"))
+
+
+def _show_history(console: Console, service: Service, status: WorkspaceStatus) -> None:
+    if status.rounds:
+        console.print(_rounds_table(status.rounds))
+    if status.models:
+        console.print(_models_table(status.models))
+    if status.runs:
+        console.print(_runs_table(service, status.runs[-MOST_RUNS:]))
+        for run in _failed_unsaid(status):
+            console.print(Text(f" ! {run.id}: {run.error}", style="yellow"))
 
 
 def _rounds_table(rounds: Sequence[RoundView]) -> Table:
@@ -329,6 +330,12 @@ def _runs_table(service: Service, runs: Sequence[RunView]) -> Table:
         cells = (run.id, run.state, progress, started, _newest_metrics(service, run.id))
         table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def _failed_unsaid(status: WorkspaceStatus) -> list[RunView]:
+    """Of the newest runs those that failed for a reason that no step gives."""
+    said = " ".join(step.reason_en for step in status.steps)
+    return [run for run in status.runs[-MOST_RUNS:] if run.error and run.error not in said]
 
 
 def _newest_metrics(service: Service, run_id: str) -> str:

@@ -13,7 +13,8 @@ REWARD = {
     "baseline_longer": 0.25, "baseline_longer_interval": [0.0, 0.5],
 }  # fmt: skip
 LOOKS = [
-    {"update": update, "score": score, "kl": 1e-7 + 0.1 * update} for update, score in ((0, -1), (4, 3), (8, 1))
+    {"update": update, "score": score, "kl": 1e-7 + 0.1 * update}
+    for update, score in ((0, -1), (4, 3), (8, 1))
 ]
 
 
