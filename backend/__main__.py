@@ -135,6 +135,13 @@ def _apply(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+def _revert(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    taken_back = service.revert(_workspace(service, options), options.advice)
+    print(f"{taken_back.zh}\n{taken_back.en}")
+    return 0
+
+
 def _promote(settings: Settings, options: argparse.Namespace) -> int:
     service = Service(settings)
     name = _workspace(service, options)
@@ -378,6 +385,8 @@ def _parser() -> argparse.ArgumentParser:
     of_workspace(command("adjudicate", _adjudicate, "send tasks that divide the team to one more annotator"))
     apply = of_workspace(command("apply", _apply, "do what a piece of advice says, and keep why"))
     apply.add_argument("advice", help="its id, as status and report show it, e.g. kl_stop")
+    revert = of_workspace(command("revert", _revert, "take back the settings that advice has changed"))
+    revert.add_argument("advice", help="its id, as it was applied")
     promote = of_workspace(command("promote", _promote, "let a policy write the next round's candidates"))
     promote.add_argument("model", help="its id, e.g. policy-team-1; `base` for the base model")
     promote.add_argument("--reason", default="by command", help="kept in the history")

@@ -19,7 +19,7 @@ from backend.advice import Advice, starts_of
 from backend.advice_actions import changed_words
 from backend.annotations import ranking_source_key, repeat_source_key
 from backend.errors import ConflictError
-from backend.findings import advice_for, newest_judged, policy_of, unranked_prompts
+from backend.findings import advice_for, in_force, newest_judged, policy_of, unranked_prompts
 from backend.inputs import collecting_round, queue_generate, queue_ppo, queue_reward, settings_of
 from backend.label_studio import LabelStudioClient
 from backend.policy import BUSY_ROUNDS
@@ -69,6 +69,37 @@ class Actions:
         with self.store.session() as session:
             found = self._given(session, workspace_id, advice_id)
             return self._act(session, workspace_id, found, renewed)
+
+    def revert(self, workspace_id: str, advice_id: str) -> Applied:
+        """Take back what this advice changed last; what it started is left alone.
+
+        Raises: ConflictError: it changed nothing that is in force, or something else has changed it since.
+        """
+        with self.store.session() as session:
+            workspace = store.workspace(session, workspace_id)
+            before = settings_of(self.settings, workspace)
+            rows = [row for row in in_force(store.actions(session, workspace_id)) if row.changed]
+            applied = next((row for row in reversed(rows) if row.advice == advice_id), None)
+            if applied is None:
+                able = ", ".join(f"`{name}`" for name in dict.fromkeys(row.advice for row in rows)) or "none"
+                raise ConflictError(
+                    f"no change by the advice `{advice_id}` is in force; what can be taken back: {able}"
+                )
+            for name, (_, new) in applied.changed.items():
+                if (now := getattr(before, name)) != new:
+                    raise ConflictError(f"`{name}` is {now} now, not {new}: take back what changed it since")
+            old = {name: values[0] for name, values in applied.changed.items()}
+            workspace.settings = {**workspace.settings, **old}
+            changed = {name: (values[1], values[0]) for name, values in applied.changed.items()}
+            zh, en = changed_words(changed)
+            session.add(
+                ActionRow(
+                    workspace=workspace_id, advice=advice_id, zh=f"撤回：{applied.zh}",
+                    en=f"Taken back: {applied.en}", reverts=applied.id,
+                    changed={name: list(values) for name, values in changed.items()},
+                )
+            )  # fmt: skip
+            return Applied(advice_id, f"{zh}。", f"{en}.", None)
 
     def _given(self, session: Session, workspace_id: str, advice_id: str) -> Advice:
         workspace = store.workspace(session, workspace_id)

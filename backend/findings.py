@@ -5,7 +5,7 @@ Reads rows and measures; `backend.advice` turns the measurements into sentences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -82,7 +82,7 @@ def advice_for(
     Nor is what would start the same once more.
     """
     newest = _newest_result(session, workspace.id)
-    recent = [row for row in store.actions(session, workspace.id) if row.at > newest]
+    recent = [row for row in in_force(store.actions(session, workspace.id)) if row.at > newest]
     applied = {row.advice for row in recent}
     started = {starts_of(row.advice) for row in recent if row.run_id is not None}
     return [
@@ -99,12 +99,22 @@ def _newest_result(session: Session, workspace_id: str) -> float:
     return max((at for at in ended if at is not None), default=0.0)
 
 
-def action_views(rows: Iterable[ActionRow]) -> tuple[ActionView, ...]:
+def in_force(rows: Sequence[ActionRow]) -> list[ActionRow]:
+    """Advice that was applied and not taken back."""
+    taken_back = {row.reverts for row in rows}
+    return [row for row in rows if row.reverts is None and row.id not in taken_back]
+
+
+def action_views(rows: Sequence[ActionRow]) -> tuple[ActionView, ...]:
     """Advice that was applied, as people read it."""
+    changes = {row.id for row in in_force(rows) if row.changed}
     return tuple(
-        ActionView(row.advice, row.zh, row.en, *changed_words(row.changed), row.round_id, row.run_id, row.at)
+        ActionView(
+            row.advice, row.zh, row.en, *changed_words(row.changed), row.round_id, row.run_id, row.at,
+            reverts=row.reverts is not None, can_revert=row.id in changes,
+        )
         for row in rows
-    )
+    )  # fmt: skip
 
 
 def measure(

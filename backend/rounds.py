@@ -117,7 +117,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
         leaderboard=leaderboard(session, workspace.id),
         advice=advice_for(session, settings, workspace, current),
         actions=action_views(
-            row for row in store.actions(session, workspace.id) if row.round_id == current.id
+            [row for row in store.actions(session, workspace.id) if row.round_id == current.id]
         ),
         examples=[
             Example(row.prompt, row.before, row.after, row.seen, judged.get(row.id, ""))

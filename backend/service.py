@@ -199,6 +199,13 @@ class Service:
         self._wake_up()
         return applied
 
+    def revert(self, workspace: str, advice: str) -> Applied:
+        """Take back the settings that a piece of advice changed; what it started is left alone.
+
+        Raises: NotFoundInStoreError. ConflictError: none of its changes is in force.
+        """
+        return self._actions.revert(workspace, advice)
+
     def cancel(self, run_id: str) -> None:
         """Stop a run for good.
 

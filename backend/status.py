@@ -126,6 +126,10 @@ class ActionView(View):
     round_id: str | None
     run_id: str | None
     at: float
+    reverts: bool = False
+    """It took back what the same advice had changed."""
+    can_revert: bool = False
+    """Its changes are in force."""
 
 
 @dataclass(frozen=True)

@@ -310,6 +310,8 @@ class ActionRow(Base):
     """The round that it acts on; none if it starts nothing by itself."""
     run_id: Mapped[str | None] = mapped_column(_NAME)
     """The run that it started."""
+    reverts: Mapped[int | None]
+    """The row whose changes this one takes back."""
     at: Mapped[float] = mapped_column(default=time.time)
 
 

@@ -66,6 +66,15 @@ def apply(workspace: str) -> Response:
     return jsonify(current_service().apply(workspace, advice).to_json())
 
 
+@console.post("/api/workspaces/<workspace>/revert")
+def revert(workspace: str) -> Response:
+    """Take back the settings that a piece of advice changed."""
+    advice = json_body().get("advice")
+    if not isinstance(advice, str):
+        abort(400, "needed is `advice`, the id of a piece of advice that was applied")
+    return jsonify(current_service().revert(workspace, advice).to_json())
+
+
 @console.post("/api/workspaces/<workspace>/rollback")
 def rollback(workspace: str) -> Response:
     """Let the policy before serve again."""

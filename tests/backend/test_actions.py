@@ -98,6 +98,34 @@ def test_while_a_review_is_open_only_the_setting_changes(start: Any) -> None:
     assert status.round and (status.round.number, status.round.state) == (1, "reviewing")
 
 
+def test_what_advice_changed_is_taken_back_once_and_can_be_applied_again(start: Any) -> None:
+    whole = start(STOP_REASON="length_collapse")
+    whole.import_prompts(30)
+    whole.wait(lambda: whole.published() == 30)
+    whole.rank(6)
+    whole.wait_for_round("reviewing")
+    with pytest.raises(ConflictError, match="what can be taken back: none"):
+        whole.service.revert("team", "length_collapse")
+    whole.service.apply("team", "length_collapse")
+    assert "length_collapse" not in advice_ids(whole)
+
+    taken_back = whole.service.revert("team", "length_collapse")
+    assert "1 → 0.5" in taken_back.en
+    assert whole.service.settings_of("team")["kl_coef"] == 0.5
+    assert "length_collapse" in advice_ids(whole)
+    applied, reverted = whole.service.status("team").actions
+    assert not applied.can_revert and reverted.reverts and not reverted.can_revert
+    with pytest.raises(ConflictError, match="no change by the advice `length_collapse` is in force"):
+        whole.service.revert("team", "length_collapse")
+
+    whole.service.apply("team", "length_collapse")
+    with whole.service.store.session() as session:
+        workspace = store.workspace(session, "team")
+        workspace.settings = {**workspace.settings, "kl_coef": 4.0}
+    with pytest.raises(ConflictError, match=r"`kl_coef` is 4.0 now, not 1.0"):
+        whole.service.revert("team", "length_collapse")
+
+
 def test_prompts_with_alike_answers_get_others_and_ranked_tasks_stay(start: Any) -> None:
     whole = start()
     whole.import_prompts(6, "alike")

@@ -127,6 +127,7 @@ def test_buttons_reach_the_service(tmp_path: Path) -> None:
         ("/api/workspaces/team/promote", {"model": "policy-team-1"}),
         ("/api/workspaces/team/conclude", {}),
         ("/api/workspaces/team/apply", {"advice": "kl_stop"}),
+        ("/api/workspaces/team/revert", {"advice": "kl_stop"}),
         ("/api/runs/ppo-9c0d1e2f/cancel", {}),
         ("/api/runs/ppo-9c0d1e2f/retry", {}),
     ):
@@ -137,6 +138,7 @@ def test_buttons_reach_the_service(tmp_path: Path) -> None:
         ("promote", "team", "policy-team-1"),
         ("conclude", "team"),
         ("apply", "team", "kl_stop"),
+        ("revert", "team", "kl_stop"),
         ("cancel", "ppo-9c0d1e2f"),
         ("retry", "ppo-9c0d1e2f"),
     ]
@@ -149,6 +151,7 @@ def test_what_is_not_possible_says_why(tmp_path: Path) -> None:
     assert "base" in refused.json["error"]["message"]  # type: ignore[index]
     assert client.post("/api/workspaces/team/promote", json={"model": 7}).status_code == 400
     assert client.post("/api/workspaces/team/apply", json={}).status_code == 400
+    assert client.post("/api/workspaces/team/revert", json={}).status_code == 400
     assert client.post("/api/workspaces/nobody/train").status_code == 404
 
 

@@ -67,6 +67,10 @@ class SeededService(Service):
         self.calls.append(("apply", workspace, advice))
         return Applied(advice, "已执行。", "Done.", None)
 
+    def revert(self, workspace: str, advice: str) -> Applied:
+        self.calls.append(("revert", workspace, advice))
+        return Applied(advice, "已撤回。", "Taken back.", None)
+
     def promote(self, workspace: str, model_id: str, reason: str) -> None:
         self.calls.append(("promote", workspace, model_id))
 

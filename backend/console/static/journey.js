@@ -134,16 +134,20 @@ export function advice(status, links, act) {
       ? h("ul", { class: "advice" }, status.advice.map((one) =>
           h("li", {}, h("div", {}, h("p", {}, said(one)), one.applies ? h("p", { class: "aside" }, said(one, "does")) : null), button(one))))
       : h("p", { class: "empty" }, t("advice_none")),
-    status.actions.length ? applied(status.actions.slice(-MOST_APPLIED).reverse()) : null,
+    status.actions.length ? applied(status.actions.slice(-MOST_APPLIED).reverse(), act) : null,
   ];
 }
 
-/** What was changed and why. */
-const applied = (actions) =>
+/** What was changed and why; what is in force can be taken back. */
+const applied = (actions, act) =>
   h("details", { class: "applied" },
     h("summary", {}, t("applied_title", { n: actions.length })),
     h("ul", {}, actions.map((one) =>
-      h("li", {}, h("p", {}, [clock(one.at), said(one, "changed"), one.run_id].filter(Boolean).join(" · ")), h("p", { class: "aside" }, said(one))))));
+      h("li", {},
+        h("div", {},
+          h("p", {}, [clock(one.at), said(one, "changed"), one.run_id].filter(Boolean).join(" · ")),
+          h("p", { class: "aside" }, said(one))),
+        one.can_revert ? act.button("revert", {}, act.path("revert"), { advice: one.advice }, "small") : null))));
 
 export const outside = (address, text, look = "small") =>
   h("a", { class: `button ${look}`, href: address, target: "_blank", rel: "noopener noreferrer" }, text, h("span", { "aria-hidden": "true" }, " ↗"));

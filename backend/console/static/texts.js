@@ -144,6 +144,8 @@ const TEXTS = {
   action_show_tasks: ["查看分歧", "Show the tasks"],
   apply: ["照此执行", "Apply"],
   apply_ask: ["{does}", "{does}"],
+  revert: ["撤回", "Take back"],
+  revert_ask: ["把这些设置改回原来的值？已启动的任务不受影响。", "Set this back to what it was? What was started goes on."],
   applied_title: ["已执行的建议（{n}）", "Applied advice ({n})"],
   action_rank: ["去排序", "Rank answers"],
   action_review: ["去盲评", "Judge blind"],
