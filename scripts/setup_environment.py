@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,7 @@ def main() -> int:
             check_disk(shutil.disk_usage(ROOT).free, [e for e in missing if not e.path.exists()])
             began = time.monotonic()
             print("Setting up (once; needs the network and 4 to 9 GB) — 首次安装，请稍候")
-            for environment in missing:
-                make(environment)
+            make_all(missing)
             print(f"  finished in {time.monotonic() - began:.0f} s", flush=True)
         make_database_template()
     except SetupError as error:
@@ -126,6 +126,17 @@ def check_disk(free_bytes: int, missing: list[Environment]) -> None:
             f"`{ROOT}` has {free_gib:.1f} GB free; needed are {NEEDED_GIB:.0f} GB."
             " Free some space, or clone the project to a larger disk."
         )
+
+
+def make_all(missing: list[Environment]) -> None:
+    """Make environments side by side: each mostly waits for the network or for one core.
+
+    Raises: SetupError: one could not be made; the others are finished first.
+    """
+    with ThreadPoolExecutor(len(missing)) as pool:
+        made = [pool.submit(make, environment) for environment in missing]
+    for one in made:
+        one.result()
 
 
 def make(environment: Environment) -> None:
@@ -198,28 +209,50 @@ def tail(log_path: Path, lines: int = 15) -> str:
     return "\n".join(said[-lines:])
 
 
-@contextmanager
-def step(title: str) -> Iterator[None]:
-    """One line of progress: live seconds on a terminal, a start and an end line elsewhere."""
-    began = time.monotonic()
-    done = threading.Event()
-    live = sys.stdout.isatty()
+class Steps:
+    """What is under way: one live line on a terminal; elsewhere a line when a step begins and when it ends."""
 
-    def tick() -> None:
-        while not done.wait(1):
-            print(f"\r  {title} … {time.monotonic() - began:.0f} s", end="", flush=True)
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._ticking = False
 
-    print(f"  {title} …", end="" if live else "\n", flush=True)
-    ticker = threading.Thread(target=tick, daemon=True)
-    if live:
-        ticker.start()
-    try:
-        yield
-    finally:
-        done.set()
-        if live:
-            ticker.join()
-    print(f"{chr(13) if live else ''}  {title}: {time.monotonic() - began:.0f} s   ", flush=True)
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        with self._lock:
+            self._begun[title] = time.monotonic()
+            if not sys.stdout.isatty():
+                print(f"  {title} …", flush=True)
+            elif not self._ticking:
+                self._ticking = True
+                threading.Thread(target=self._tick, daemon=True).start()
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                del self._begun[title]
+            raise
+        with self._lock:
+            line = f"  {title}: {time.monotonic() - self._begun.pop(title):.0f} s"
+            print(f"\r{line:<{self._width()}}" if sys.stdout.isatty() else line, flush=True)
+
+    def _tick(self) -> None:
+        while True:
+            with self._lock:
+                if not self._begun:
+                    self._ticking = False
+                    return
+                now = time.monotonic()
+                shown = " · ".join(f"{title} … {now - begun:.0f} s" for title, begun in self._begun.items())
+                print(f"\r  {shown}"[: self._width()].ljust(self._width()), end="", flush=True)
+            time.sleep(1)
+
+    @staticmethod
+    def _width() -> int:
+        return shutil.get_terminal_size().columns - 1
+
+
+step = Steps().step
 
 
 if __name__ == "__main__":

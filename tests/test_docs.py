@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def of_program(program: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+@cache
 def options_of(module: str, *subcommands: str) -> str:
     """What `--help` of a program says."""
     done = subprocess.run(
