@@ -210,7 +210,7 @@ def tail(log_path: Path, lines: int = 15) -> str:
 
 
 class Steps:
-    """What is under way: one live line on a terminal; elsewhere a line when a step begins and when it ends."""
+    """What is under way: one live line on a terminal; elsewhere a line when a step begins and ends."""
 
     def __init__(self) -> None:
         self._begun: dict[str, float] = {}
