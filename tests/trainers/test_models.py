@@ -100,14 +100,21 @@ def test_conversation_ends_with_the_response_and_eos() -> None:
     assert tokenizer.decode(ids).endswith("<|im_start|>assistant\nwell<|im_end|>")
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
-def test_score_alone_equals_score_in_a_padded_batch(architecture: Architecture) -> None:
+def test_score_alone_is_the_librarys_and_equals_that_in_a_padded_batch(
+    architecture: Architecture, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fused:
+        monkeypatch.setattr("trainers.models.can_fuse", lambda _trunk: False)
     config = RewardConfig(base_model=str(tiny_model_dir(architecture)))
     reward, _ = new_reward_model(config)
     nn.init.normal_(reward.classifier.score.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, arg-type]
     rows = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 3]]
     alone = [float(reward.score(*pad([row], 0, "right"))) for row in rows]
+    library = [float(reward.classifier(torch.tensor([row])).logits) for row in rows]
+    assert alone == pytest.approx(library, abs=1e-5)
     for side in ("left", "right"):
         for pad_id in (0, 3):  # 3 is EOS
             batch = reward.score(*pad(rows, pad_id, side))  # type: ignore[arg-type]
