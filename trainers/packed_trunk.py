@@ -42,6 +42,10 @@ def wanted_states(
     count, width = len(lengths), max(lengths)
     real = torch.arange(width)[None] < torch.tensor(lengths)[:, None]  # (B, T)
     places = real.flatten().nonzero().squeeze(1).to(x.device)  # (N,): of each token among B * T
+    source = torch.zeros(
+        count * width, dtype=torch.long, device=x.device
+    )  # (B * T,): the token at each place
+    source[places] = torch.arange(len(places), device=x.device)
     positions = torch.cat([torch.arange(length) for length in lengths]).to(x.device)
     turns = turns_of_positions(trunk, width, x.device)[positions]  # (N, D / 2)
     keep = wanted.nonzero().squeeze(1)
@@ -49,8 +53,7 @@ def wanted_states(
     layers = [Layer(layer, shape) for layer in parts.layers[first_layer:]]
     for number, layer in enumerate(layers, first_layer + 1):
         padded = [
-            part.new_zeros(count * width, *part.shape[1:])
-            .index_copy(0, places, part)
+            cast(Tensor, _Padded.apply(part, source, places))  # type: ignore[no-untyped-call]
             .view(count, width, *part.shape[1:])
             .transpose(1, 2)
             for part in layer.queries_keys_values(x, turns)
@@ -63,6 +66,23 @@ def wanted_states(
             features = x if layer is layers[-1] else x[keep]
     norm = cast(Tensor, parts.norm.weight)
     return functional.rms_norm(x, norm.shape, norm, shape.epsilon), features
+
+
+class _Padded(torch.autograd.Function):
+    """Tokens at their places among B * T. (N, …) -> (B * T, …)
+
+    Padding repeats the first token. It stands behind all that is real, where causal attention does not look:
+    nothing reads it, and its gradient is zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, source: Tensor, places: Tensor) -> Tensor:
+        ctx.places = places
+        return tokens.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0].index_select(0, ctx.places), None, None
 
 
 def _attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
