@@ -81,7 +81,7 @@ class LlamaDecoder:
         trunk: Any = model.trunk
         self.device = model.device
         self.shape = Shape.of(trunk)
-        self.layers = [Layer(layer, self.shape) for layer in trunk.layers]
+        self.layers = [Layer(layer, self.shape, decoding=True) for layer in trunk.layers]
         self.trunk = trunk
         self.embedding: Tensor = trunk.embed_tokens.weight
         self.norm: Tensor = trunk.norm.weight

@@ -54,14 +54,18 @@ class Shape(NamedTuple):
 class Layer:
     """One layer's weights; see the module."""
 
-    def __init__(self, layer: Any, shape: Shape) -> None:
+    def __init__(self, layer: Any, shape: Shape, *, decoding: bool = False) -> None:
+        """
+        Args:
+            decoding: for few tokens at a time, without gradient.
+        """
         attention, mlp, self.shape = layer.self_attn, layer.mlp, shape
         size = shape.head_size
         turning = [_Part.of(attention.q_proj).interleaved(size), _Part.of(attention.k_proj).interleaved(size)]
-        self.qkv = FusedLinear([*turning, _Part.of(attention.v_proj)])
-        self.out = FusedLinear([_Part.of(attention.o_proj)])
-        self.gate_up = FusedLinear([_Part.of(mlp.gate_proj), _Part.of(mlp.up_proj)])
-        self.down = FusedLinear([_Part.of(mlp.down_proj)])
+        self.qkv = FusedLinear([*turning, _Part.of(attention.v_proj)], decoding)
+        self.out = FusedLinear([_Part.of(attention.o_proj)], decoding)
+        self.gate_up = FusedLinear([_Part.of(mlp.gate_proj), _Part.of(mlp.up_proj)], decoding)
+        self.down = FusedLinear([_Part.of(mlp.down_proj)], decoding)
         self.norm_1: Tensor = layer.input_layernorm.weight
         self.norm_2: Tensor = layer.post_attention_layernorm.weight
         self.q_norm: Tensor | None = None
@@ -106,9 +110,14 @@ def turns_of_positions(trunk: nn.Module, positions: int, device: torch.device) -
 class FusedLinear:
     """Several linear layers of the same input as one; trains their adapters, or their weights."""
 
-    def __init__(self, parts: list[_Part]) -> None:
+    def __init__(self, parts: list[_Part], decoding: bool) -> None:
         biases = [part.bias for part in parts if part.bias is not None]
         self.weight = _merged(parts)
+        self.decoding = decoding
+        if (
+            decoding
+        ):  # of few rows, a product with (in, out) is up to twice as fast: weights are read in order
+            self.weight = self.weight.t().contiguous()
         self.bias = torch.cat(biases) if biases else None
         self.adapters: list[Tensor] = []  # A, B, A, B, …
         self.places: list[_Place] = []
@@ -121,6 +130,9 @@ class FusedLinear:
             start = end
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.decoding:
+            out = x @ self.weight
+            return out if self.bias is None else out + self.bias
         if not self.adapters:
             return functional.linear(x, self.weight, self.bias)
         out = _AdaptedProduct.apply(x, self.weight, self.places, *self.adapters)  # type: ignore[no-untyped-call]
