@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
@@ -44,15 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with LabelStudioClient.of(settings) as client, _browser(1360, 900) as browser:
             _log_in_to_label_studio(browser, values)
             for name, project in (("ranking", status.ranking_project), ("review", status.review_project)):
-                task = next(client.tasks(project, annotations=False))["id"]
+                task = max(client.tasks(project, annotations=False), key=_contrast)["id"]
                 _picture_of_task(browser, client.url, project, task, IMAGES / f"{name}.png")
         with _browser(1360, 1500) as browser:
             _picture_of_console(browser, settings, IMAGES / "console.png")
-    except (BackendError, IndexError, StopIteration, WebDriverException) as error:
+    except (BackendError, IndexError, ValueError, WebDriverException) as error:
         print(f"no pictures: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     print(f"wrote {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} to {IMAGES}")
     return 0
+
+
+def _contrast(task: dict[str, Any]) -> int:
+    """How much longer the longest answer of a task is than the shortest, in characters."""
+    data = task["data"]
+    answers = [answer["body"] for answer in data.get("answers", ())] or [data["left"], data["right"]]
+    lengths = [len(answer) for answer in answers]
+    return max(lengths) - min(lengths)
 
 
 def _browser(width: int, height: int) -> webdriver.Chrome:

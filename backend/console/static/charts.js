@@ -40,7 +40,7 @@ function paint(width, { present, target, format, bounds, xLabel, title }) {
   const image = s("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": description },
     axes({ xs, ys, x, y, width, format, xLabel }),
     present.map((one) => curve(one, x, y)),
-    target ? targetLine(target, y, width) : null);
+    target ? targetLine(target, y, width, present.some(({ points }) => points.at(-1)[1] > target.value)) : null);
   const tip = h("div", { class: "tip", hidden: true });
   follow(image, tip, { present, x, y, width, format, xLabel });
   return [image, tip];
@@ -58,10 +58,11 @@ function axes({ xs, ys, x, y, width, format, xLabel }) {
     s("text", { x: (MARGIN.left + width - MARGIN.right) / 2, y: HEIGHT - 3, "text-anchor": "middle", class: "axis-label" }, xLabel));
 }
 
-function targetLine({ value, label }, y, width) {
+// the label stands at the right end, on the side away from where the curves ended
+function targetLine({ value, label }, y, width, passed) {
   return s("g", { class: "target" },
     s("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }),
-    s("text", { x: MARGIN.left + 4, y: y(value) - 5 }, label));
+    s("text", { x: width - MARGIN.right, y: y(value) + (passed ? 13 : -5), "text-anchor": "end" }, label));
 }
 
 function curve({ points, tone }, x, y) {

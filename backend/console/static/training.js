@@ -102,8 +102,9 @@ function ppoFacts(run, curves) {
     h("div", {}, h("dt", {}, name), h("dd", {}, value, small ? h("small", {}, small) : null))));
 }
 
-// how many looks found no gain says nothing to a reader: only a guard's number is shown
-const stopNumber = (result) => result?.stop_measured == null || result.stop_reason === "converged" ? null
+// that no look gained, or that all updates were made, says no number more: only a guard's is shown
+const NO_GUARD = ["converged", "updates"];
+const stopNumber = (result) => result?.stop_measured == null || NO_GUARD.includes(result.stop_reason) ? null
   : t("stop_number", { measured: number(result.stop_measured), limit: number(result.stop_limit) });
 
 export const change = (before, after) => `${number(before)} → ${number(after)}`;
