@@ -92,7 +92,7 @@ class Demo:
             if len(batches) > 1:
                 self._display.say(f"\n[bold]Round {number} of {len(batches)} · 第 {number} 轮[/]")
             self._candidates(batch, number)
-            self._rankings(team, _wanted_rankings(len(batch)))
+            self._rankings(team, _rankings_per_round(len(prompts), options.rounds))
             if not self._training() or not self._review(team):
                 break
             if number < len(batches):
@@ -262,13 +262,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace, prompts: int) -> dict[str, str]:
     """The backend's settings for this demo."""
-    per_round = -(-prompts // options.rounds)
-    settings = {"SEED": str(options.seed), "TRAIN_AFTER_RANKINGS": str(_wanted_rankings(per_round))}
+    rankings = _rankings_per_round(prompts, options.rounds)
+    settings = {"SEED": str(options.seed), "TRAIN_AFTER_RANKINGS": str(rankings)}
     return settings | ({"BASE_MODEL": options.base_model} if options.base_model else {})
 
 
-def _wanted_rankings(prompts: int) -> int:
-    return int(prompts * RANKINGS_PER_PROMPT)
+def _rankings_per_round(prompts: int, rounds: int) -> int:
+    """The same in each, because training starts by itself at this many; some rounds have a prompt more."""
+    return max(1, int(prompts // rounds * RANKINGS_PER_PROMPT))
 
 
 def _split(prompts: Sequence[str], rounds: int) -> list[Sequence[str]]:
