@@ -447,6 +447,16 @@ def test_a_response_limit_beyond_the_models_context_is_a_config_error(a_trainer:
         a_trainer(max_response_tokens=510)
 
 
+def test_seed_update_and_purpose_have_random_numbers_of_their_own() -> None:
+    drawn = {
+        float(torch.rand(1, generator=generator_for(seed, update, purpose)))
+        for seed in (0, 1)
+        for update in (1, 2)
+        for purpose in ("rollout", "minibatches")
+    }
+    assert len(drawn) == 8
+
+
 def test_every_prompt_comes_once_before_any_comes_again() -> None:
     items = list(range(5))
     seen = [item for update in range(1, 6) for item in prompts_of_update(items, 0, update, 3)]
