@@ -21,7 +21,7 @@ def plots(reward: Mapping[str, Any], ppo: Mapping[str, Any], gate_accuracy: floa
         accuracy_plot(reward, gate_accuracy),
         *look_plots(ppo.get("looks") or (), ppo.get("best_update")),
     ]
-    box = style(display="inline-block", vertical_align="top", margin="0 24px 16px 0")
+    box = style(display="inline-block", vertical_align="top", margin="0 24px 16px 0", max_width="334px")
     shown = "".join(f'<div style="{box}">{plot}</div>' for plot in found if plot)
     return f"<h3>图 · Plots</h3>\n<div>{shown}</div>" if shown else ""
 
