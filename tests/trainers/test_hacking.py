@@ -1,7 +1,7 @@
 """A run that hacks its reward, because it has no KL penalty and makes much too large steps: a guard ends it.
 
-The embedded base model with all weights trained. The reward counts exclamation marks: it rises while the
-answers turn to noise.
+The embedded base model with all weights trained. The reward is brevity and nothing else: it rises while the
+answers stop answering.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ FLOORS = ("length_collapse", "entropy_collapse")
 """Guards that end a run below their limit."""
 
 
-def exclamation_marks(_prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-    return [float(sum(map(response.count, "!！"))) for response in responses]
+def brevity(_prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    return [-float(len(response)) for response in responses]
 
 
 def test_a_guard_ends_the_run_and_what_is_published_is_no_noise(tmp_path: Path) -> None:
     config = PPOConfig(
-        base_model=str(WEIGHTS_DIR), reward_model="a:function", tuning="full", learning_rate=1e-3,
-        kl_coef=0.0, epoch_kl_stop=1e9, rollouts=8, minibatch_size=4, micro_batch_size=4,
+        base_model=str(WEIGHTS_DIR), reward_model="a:function", tuning="full", learning_rate=3e-4,
+        kl_coef=0.0, epoch_kl_stop=1e9, rollouts=16, minibatch_size=4, micro_batch_size=4,
         max_response_tokens=32, verify_every=2, value_warm_up=8, updates=40, seed=0,
     )  # fmt: skip
     prompts = [Prompt(f"p{number}", text) for number, text in enumerate(QUESTIONS)]
-    result = train_ppo(config, RunDir(tmp_path), prompts, prompts, exclamation_marks)
+    result = train_ppo(config, RunDir(tmp_path), prompts, prompts, brevity)
     assert result["stop_reason"] in GUARDS and result["updates"] < config.updates
     assert result["stop_measured"] > result["stop_limit"] or result["stop_reason"] in FLOORS
     hacked = result["looks"][-1]
