@@ -88,9 +88,8 @@ class Actions:
             for name, (_, new) in applied.changed.items():
                 if (now := getattr(before, name)) != new:
                     raise ConflictError(f"`{name}` is {now} now, not {new}: take back what changed it since")
-            old = {name: values[0] for name, values in applied.changed.items()}
-            workspace.settings = {**workspace.settings, **old}
-            changed = {name: (values[1], values[0]) for name, values in applied.changed.items()}
+            changed = {name: (new, old) for name, (old, new) in applied.changed.items()}
+            workspace.settings = {**workspace.settings, **{name: old for name, (_, old) in changed.items()}}
             zh, en = changed_words(changed)
             session.add(
                 ActionRow(

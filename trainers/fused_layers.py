@@ -114,9 +114,7 @@ class FusedLinear:
         biases = [part.bias for part in parts if part.bias is not None]
         self.weight = _merged(parts)
         self.decoding = decoding
-        if (
-            decoding
-        ):  # of few rows, a product with (in, out) is up to twice as fast: weights are read in order
+        if decoding:  # for few rows a product with (in, out) is faster: weights are read in order
             self.weight = self.weight.t().contiguous()
         self.bias = torch.cat(biases) if biases else None
         self.adapters: list[Tensor] = []  # A, B, A, B, …

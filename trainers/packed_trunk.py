@@ -42,9 +42,7 @@ def wanted_states(
     count, width = len(lengths), max(lengths)
     real = torch.arange(width)[None] < torch.tensor(lengths)[:, None]  # (B, T)
     places = real.flatten().nonzero().squeeze(1).to(x.device)  # (N,): of each token among B * T
-    source = torch.zeros(
-        count * width, dtype=torch.long, device=x.device
-    )  # (B * T,): the token at each place
+    source = torch.zeros(count * width, dtype=torch.long, device=x.device)  # (B * T,): token at each place
     source[places] = torch.arange(len(places), device=x.device)
     positions = torch.cat([torch.arange(length) for length in lengths]).to(x.device)
     turns = turns_of_positions(trunk, width, x.device)[positions]  # (N, D / 2)

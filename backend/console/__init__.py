@@ -50,9 +50,7 @@ def ppo(workspace: str) -> Response:
 @console.post("/api/workspaces/<workspace>/promote")
 def promote(workspace: str) -> Response:
     """Let a policy serve."""
-    model = json_body().get("model")
-    if not isinstance(model, str):
-        abort(400, "needed is `model`, the id of a policy")
+    model = _text("model", "the id of a policy")
     current_service().promote(workspace, model, "promoted in the console")
     return jsonify(serving=model)
 
@@ -60,18 +58,14 @@ def promote(workspace: str) -> Response:
 @console.post("/api/workspaces/<workspace>/apply")
 def apply(workspace: str) -> Response:
     """Do what a piece of advice says."""
-    advice = json_body().get("advice")
-    if not isinstance(advice, str):
-        abort(400, "needed is `advice`, the id of a piece of advice")
+    advice = _text("advice", "the id of a piece of advice")
     return jsonify(current_service().apply(workspace, advice).to_json())
 
 
 @console.post("/api/workspaces/<workspace>/revert")
 def revert(workspace: str) -> Response:
     """Take back the settings that a piece of advice changed."""
-    advice = json_body().get("advice")
-    if not isinstance(advice, str):
-        abort(400, "needed is `advice`, the id of a piece of advice that was applied")
+    advice = _text("advice", "the id of a piece of advice that was applied")
     return jsonify(current_service().revert(workspace, advice).to_json())
 
 
@@ -100,6 +94,14 @@ def cancel(run_id: str) -> Response:
     """Stop a run for good."""
     current_service().cancel(run_id)
     return jsonify(cancelled=run_id)
+
+
+def _text(field: str, what: str) -> str:
+    """A field of the request's body; 400 if it is no text."""
+    value = json_body().get(field)
+    if not isinstance(value, str):
+        abort(400, f"needed is `{field}`, {what}")
+    return value
 
 
 @console.after_request

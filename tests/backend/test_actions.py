@@ -44,6 +44,16 @@ def to_verdict(whole: Whole, prefer: str, number: int = 1) -> None:
     whole.wait_for_round("decided", number)
 
 
+def in_review(start: Any) -> Whole:
+    """A round whose PPO ended by collapsed lengths, and whose review is open."""
+    whole: Whole = start(STOP_REASON="length_collapse")
+    whole.import_prompts(30)
+    whole.wait(lambda: whole.published() == 30)
+    whole.rank(6)
+    whole.wait_for_round("reviewing")
+    return whole
+
+
 def advice_ids(whole: Whole) -> set[str]:
     return {found.id for found in whole.service.status("team").advice}
 
@@ -86,11 +96,7 @@ def test_ppo_runs_again_with_the_changed_setting_and_the_reason_is_kept(start: A
 
 
 def test_while_a_review_is_open_only_the_setting_changes(start: Any) -> None:
-    whole = start(STOP_REASON="length_collapse")
-    whole.import_prompts(30)
-    whole.wait(lambda: whole.published() == 30)
-    whole.rank(6)
-    whole.wait_for_round("reviewing")
+    whole = in_review(start)
     applied = whole.service.apply("team", "length_collapse")
     assert applied.run_id is None and "next time" in applied.en
     assert whole.service.settings_of("team")["kl_coef"] == 1.0
@@ -99,11 +105,7 @@ def test_while_a_review_is_open_only_the_setting_changes(start: Any) -> None:
 
 
 def test_what_advice_changed_is_taken_back_once_and_can_be_applied_again(start: Any) -> None:
-    whole = start(STOP_REASON="length_collapse")
-    whole.import_prompts(30)
-    whole.wait(lambda: whole.published() == 30)
-    whole.rank(6)
-    whole.wait_for_round("reviewing")
+    whole = in_review(start)
     with pytest.raises(ConflictError, match="what can be taken back: none"):
         whole.service.revert("team", "length_collapse")
     whole.service.apply("team", "length_collapse")
