@@ -1,7 +1,8 @@
-"""One real Label Studio for all tests that need one (markers `integration` and `e2e`)."""
+"""One real Label Studio for all tests that need one (markers `integration` and `e2e`); no GPU for any."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from scripts.label_studio_server import VIRTUAL_ENVIRONMENT, LabelStudioServer, free_port
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected to the last digit is computed in fp32 on a CPU
 USERNAME = "lead@example.com"
 PASSWORD = "a-long-test-password"
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

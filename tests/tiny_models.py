@@ -6,8 +6,10 @@ They say nothing sensible: they are for shapes, identities and plumbing.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -45,6 +47,7 @@ CHAT_TEMPLATE = (
 def tiny_model_dir(architecture: Architecture = "llama") -> Path:
     """The directory of a random model; the same one for the whole test session."""
     directory = Path(tempfile.mkdtemp(prefix=f"tiny-{architecture}-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     tokenizer = tiny_tokenizer("characters" if architecture == "llama" else "bytes")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(_config(architecture, tokenizer))

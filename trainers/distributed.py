@@ -88,7 +88,7 @@ class Group:
         """Every process acts for itself; all receive all results, in order of rank.
 
         Args:
-            act: must not wait for other processes.
+            act: must not wait for other processes, except where all of them can only fail afterwards.
         Raises:
             whatever `act` raised, on every process; where that cannot travel, a RunError that tells of it.
             RunError: another process is gone.

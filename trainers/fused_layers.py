@@ -2,8 +2,8 @@
 
 Query, key and value are one product, gate and up another. Adapters are added into the weights, so that they
 cost nothing in the forward pass; in the backward pass only they get a gradient, by products as thin as they
-are. Whoever uses a layer makes it anew when weights have changed. Used by `trainers.decoder`, token by token,
-and `trainers.packed_trunk`, for whole sequences.
+are. `layers_of` chooses between these and those of `trainers.llama_layers`, for `trainers.decoder`, which
+works token by token, and for `trainers.packed_trunk`, which takes whole sequences.
 """
 
 from __future__ import annotations
@@ -11,100 +11,78 @@ from __future__ import annotations
 from typing import Any, NamedTuple, cast
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
+
+from trainers.llama_layers import Adapter, Layer, Shape, base_and_adapters
 
 COPY_PARAMETERS = 200_000_000
 """Up to this size the weights are copied into the fused layout whenever they have changed."""
 
 
+def layers_of(trunk: nn.Module, first: int = 0, *, decoding: bool = False) -> list[Layer]:
+    """The trunk's layers from the `first`, of the faster kind where it can be used.
+
+    Args:
+        trunk: `trainers.llama_layers.is_llama`.
+        decoding: for few tokens at a time, without gradient.
+    """
+    parts, shape = cast(Any, trunk).layers[first:], Shape.of(trunk)
+    if can_fuse(trunk):
+        return [FusedLayer(layer, shape, decoding=decoding) for layer in parts]
+    return [Layer(layer, shape) for layer in parts]
+
+
 def can_fuse(trunk: nn.Module) -> bool:
-    """Whether the layers of this trunk compute what `Layer` does, and are whole and small enough to copy."""
-    config: Any = trunk.config
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    """Whether the weights are small enough to copy, and precise enough to add adapters to."""
+    parameters = list(trunk.parameters())
     return (
-        config.model_type in ("llama", "qwen2", "qwen3")
-        and not isinstance(trunk, FSDPModule)
-        and config.hidden_act == "silu"
-        and not getattr(config, "use_sliding_window", False)
-        and rope in ("default", "linear", "llama3", "yarn")
-        and all(parameter.is_floating_point() for parameter in trunk.parameters())  # else it is quantised
-        and sum(parameter.numel() for parameter in trunk.parameters()) <= COPY_PARAMETERS
+        cast(Any, trunk).dtype == torch.float32
+        and sum(parameter.numel() for parameter in parameters) <= COPY_PARAMETERS
     )
 
 
-class Shape(NamedTuple):
-    """What all layers of a trunk have in common."""
-
-    heads: int
-    kv_heads: int
-    head_size: int
-    epsilon: float
-
-    @classmethod
-    def of(cls, trunk: nn.Module) -> Shape:
-        config: Any = trunk.config
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(heads, config.num_key_value_heads, size, config.rms_norm_eps)
-
-
-class Layer:
-    """One layer's weights; see the module."""
+class FusedLayer(Layer):
+    """One layer's weights in the fused layout."""
 
     def __init__(self, layer: Any, shape: Shape, *, decoding: bool = False) -> None:
         """
         Args:
             decoding: for few tokens at a time, without gradient.
         """
-        attention, mlp, self.shape = layer.self_attn, layer.mlp, shape
-        size = shape.head_size
+        self.decoding = decoding
+        super().__init__(layer, shape)
+        if self.q_norm is not None and self.k_norm is not None:
+            self.q_norm = _interleave(self.q_norm, shape.head_size)
+            self.k_norm = _interleave(self.k_norm, shape.head_size)
+
+    def _take_products(self, attention: Any, mlp: Any) -> None:
+        size = self.shape.head_size
         turning = [_Part.of(attention.q_proj).interleaved(size), _Part.of(attention.k_proj).interleaved(size)]
-        self.qkv = FusedLinear([*turning, _Part.of(attention.v_proj)], decoding)
-        self.out = FusedLinear([_Part.of(attention.o_proj)], decoding)
-        self.gate_up = FusedLinear([_Part.of(mlp.gate_proj), _Part.of(mlp.up_proj)], decoding)
-        self.down = FusedLinear([_Part.of(mlp.down_proj)], decoding)
-        self.norm_1: Tensor = layer.input_layernorm.weight
-        self.norm_2: Tensor = layer.post_attention_layernorm.weight
-        self.q_norm: Tensor | None = None
-        self.k_norm: Tensor | None = None
-        if hasattr(attention, "q_norm"):
-            self.q_norm = _interleave(attention.q_norm.weight, size)
-            self.k_norm = _interleave(attention.k_norm.weight, size)
+        self.qkv_in_one = FusedLinear([*turning, _Part.of(attention.v_proj)], self.decoding)
+        self.gate_up_in_one = FusedLinear([_Part.of(mlp.gate_proj), _Part.of(mlp.up_proj)], self.decoding)
+        self.merged_out = FusedLinear([_Part.of(attention.o_proj)], self.decoding)
+        self.merged_down = FusedLinear([_Part.of(mlp.down_proj)], self.decoding)
 
-    def queries_keys_values(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """With their places turned in. (..., H), (..., D / 2) complex -> each (..., heads, D)"""
-        shape = self.shape
-        h = functional.rms_norm(x, self.norm_1.shape, self.norm_1, shape.epsilon)
-        qkv = self.qkv(h).view(*x.shape[:-1], -1, shape.head_size)
-        qk, v = torch.split(qkv, [shape.heads + shape.kv_heads, shape.kv_heads], dim=-2)
-        if self.q_norm is not None:
-            q, k = torch.split(qk, [shape.heads, shape.kv_heads], dim=-2)
-            q = functional.rms_norm(q, self.q_norm.shape, self.q_norm, shape.epsilon)
-            k = functional.rms_norm(k, self.q_norm.shape, self.k_norm, shape.epsilon)
-            qk = torch.cat([q, k], dim=-2)
+    def _qk_and_v(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        heads, kv_heads, size, _ = self.shape
+        qk, v = torch.split(self.qkv_in_one(h), [(heads + kv_heads) * size, kv_heads * size], dim=-1)
+        return qk, v
+
+    def _gate_and_up(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = self.gate_up_in_one(h).chunk(2, dim=-1)
+        return gate, up
+
+    def _out(self, attended: Tensor) -> Tensor:
+        return self.merged_out(attended)
+
+    def _down(self, h: Tensor) -> Tensor:
+        return self.merged_down(h)
+
+    def _turned(self, qk: Tensor, turns: Tensor) -> Tensor:
+        """The two numbers that rotate together stand next to each other."""
         pairs = torch.view_as_complex(qk.reshape(*qk.shape[:-1], -1, 2).float())
-        qk = torch.view_as_real(pairs * turns[..., None, :]).flatten(-2).to(x.dtype)
-        q, k = torch.split(qk, [shape.heads, shape.kv_heads], dim=-2)
-        return q, k, v
-
-    def rest(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention. Both (..., H) -> (..., H)"""
-        x = x + self.out(attended)
-        h = functional.rms_norm(x, self.norm_2.shape, self.norm_2, self.shape.epsilon)
-        gate, up = self.gate_up(h).chunk(2, dim=-1)
-        return x + self.down(functional.silu(gate) * up)
-
-
-def turns_of_positions(trunk: nn.Module, positions: int, device: torch.device) -> Tensor:
-    """The rotary embedding of each position as unit complex numbers. -> (T, D / 2)"""
-    index = torch.arange(positions, device=device)[None]
-    rotary = cast(nn.Module, trunk.rotary_emb)
-    cosine, sine = rotary(torch.empty(0, dtype=torch.float32, device=device), index)
-    half = cosine.shape[-1] // 2
-    return torch.complex(cosine[0, :, :half], sine[0, :, :half])
+        return torch.view_as_real(pairs * turns).flatten(-2).to(qk.dtype)
 
 
 class FusedLinear:
@@ -174,27 +152,19 @@ class _AdaptedProduct(torch.autograd.Function):
 
 
 class _Part(NamedTuple):
-    """A linear layer: weights, bias, and its active adapters as (A, B, scale)."""
+    """A linear layer: weights, bias, and its active adapters."""
 
     weight: Tensor
     bias: Tensor | None
-    adapters: tuple[tuple[Tensor, Tensor, float], ...]
+    adapters: list[Adapter]
 
     @classmethod
     def of(cls, layer: Any) -> _Part:
-        if not isinstance(layer, LoraLayer):
-            return cls(layer.weight, layer.bias, ())
-        base: Any = layer.get_base_layer()
-        names = () if layer.disable_adapters else layer.active_adapters
-        found: Any = [
-            (layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
-            for name in names
-            if name in layer.lora_A
-        ]
-        return cls(base.weight, base.bias, tuple(found))
+        base, adapters = base_and_adapters(layer)
+        return cls(base.weight, base.bias, adapters)
 
     def interleaved(self, head_size: int) -> _Part:
-        adapters = tuple((a, _interleave(b, head_size), scale) for a, b, scale in self.adapters)
+        adapters = [Adapter(a, _interleave(b, head_size), scale) for a, b, scale in self.adapters]
         bias = None if self.bias is None else _interleave(self.bias, head_size)
         return _Part(_interleave(self.weight, head_size), bias, adapters)
 

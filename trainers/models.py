@@ -11,6 +11,7 @@ Knows nothing of sampling, losses or run directories; what it loads goes to `tra
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,10 +30,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging as transformers_logging
 
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ModelError
-from trainers.fused_layers import can_fuse
+from trainers.llama_layers import is_llama
 from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
 from trainers.packed_trunk import wanted_states
 from trainers.quantisation import quantisation
@@ -145,7 +147,7 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
 
 def _last_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Each row's hidden state at its last real token. (B, T) -> (B, H)"""
-    if cast(PreTrainedModel, trunk).dtype == torch.float32 and can_fuse(trunk):
+    if is_llama(trunk):
         real = attention_mask.bool()
         lengths = real.sum(dim=1)
         wanted = torch.zeros(int(lengths.sum()), dtype=torch.bool, device=real.device)
@@ -214,27 +216,39 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
     Raises: ModelError: missing, damaged, unsafe, too large, or with another kind of head.
     """
     device, dtype = device_and_dtype()
-    path = _existing(directory)
-    is_adapter = (path / "adapter_config.json").is_file()
+    path = existing(directory)
+    is_adapter = holds_adapter(path)
     source = local_directory(base_model if is_adapter else path)
     check_memory(load_config(source), source)
-    heads = _saved_heads(path)
-    if heads > 1 and not (path / HEAD_ZEROS_FILE).is_file():
-        raise ModelError(
-            f"`{path}` gives {heads} numbers to an answer and is no ensemble of ours; needed is one score"
-        )
-    with readable(source):
+    heads = len(score_weight(path))
+    with readable(source), without_report_of_new_head():
         classifier = AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=heads, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     if is_adapter:
         classifier = _load_adapter(classifier, path)
-    tokenizer = load_tokenizer(path if (path / "tokenizer_config.json").is_file() else base_model, "right")
-    reward = RewardModel(classifier, tokenizer)
+    reward = assembled_reward_model(classifier, path, base_model)
+    return reward.to(device).eval().requires_grad_(False)
+
+
+def assembled_reward_model(classifier: nn.Module, path: Path, base_model: str) -> RewardModel:
+    """A classifier with tokenizer and zeros of the heads from a reward model's directory.
+
+    Args:
+        base_model: has the tokenizer where the directory holds none.
+    Raises: ModelError: it gives several numbers to an answer and is no ensemble of ours.
+    """
+    has_tokenizer = (path / "tokenizer_config.json").is_file()
+    reward = RewardModel(classifier, load_tokenizer(path if has_tokenizer else base_model, "right"))
     if (path / HEAD_ZEROS_FILE).is_file():
         with readable(path):
             reward.load_state_dict({"head_zeros": load_file(path / HEAD_ZEROS_FILE)["zeros"]}, strict=False)
-    return reward.to(device).eval().requires_grad_(False)
+    elif reward.heads > 1:
+        raise ModelError(
+            f"`{path}` gives {reward.heads} numbers to an answer and is no ensemble of ours; "
+            "needed is one score"
+        )
+    return reward
 
 
 def resolve_tuning(config: PPOConfig | RewardConfig, parameter_count: int) -> Literal["full", "lora"]:
@@ -314,8 +328,8 @@ def load_language_model(
 
     Raises: ModelError, ConfigError.
     """
-    path = _existing(directory) if directory else None
-    is_adapter = path is not None and (path / "adapter_config.json").is_file()
+    path = existing(directory) if directory else None
+    is_adapter = path is not None and holds_adapter(path)
     source = local_directory(path if path is not None and not is_adapter else base_model)
     check_memory(load_config(source), source, shards, base_bits)
     quantised = {} if base_bits == 16 else quantisation(base_bits, dtype)
@@ -326,28 +340,35 @@ def load_language_model(
     return _load_adapter(model, cast(Path, path)) if is_adapter else model
 
 
-def _saved_heads(path: Path) -> int:
-    """Score heads of a reward model's directory, by its weights.
+def score_weight(path: Path) -> Tensor:
+    """Score heads of a reward model's directory. (heads, H)
 
-    Raises: ModelError: they hold none; the library would make one of random numbers.
+    Raises: ModelError: it holds none; the library would make one of random numbers.
     """
     with readable(path):
         for file in sorted(path.glob("*.safetensors")):
             with safe_open(file, "pt") as weights:
                 for name in weights.keys():  # noqa: SIM118
                     if name.endswith("score.weight"):
-                        return int(weights.get_slice(name).get_shape()[0])
+                        return cast(Tensor, weights.get_tensor(name))
     raise ModelError(
         f"`{path}` holds no `score.weight`, so it is no reward model that scores the last token; needed is "
         "what the reward stage makes, or an AutoModelForSequenceClassification of a causal family"
     )
 
 
-def _load_adapter(model: nn.Module, path: Path) -> PeftModel:
+def holds_adapter(path: Path) -> bool:
+    """Whether a model's directory is an adapter on another model. Raises: ModelError: one without weights."""
+    if not (path / "adapter_config.json").is_file():
+        return False
     if not (path / ADAPTER_FILE).is_file():
         raise ModelError(
             f"`{path}` has an adapter_config.json but no `{ADAPTER_FILE}`; only safetensors are read"
         )
+    return True
+
+
+def _load_adapter(model: nn.Module, path: Path) -> PeftModel:
     with readable(path), without_deprecations():
         return cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
 
@@ -360,7 +381,19 @@ def without_deprecations() -> Iterator[None]:
         yield
 
 
-def _existing(directory: str) -> Path:
+@contextlib.contextmanager
+def without_report_of_new_head() -> Iterator[None]:
+    """Silences the loader's table of weights that a base model does not have: the score head comes later."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def existing(directory: str) -> Path:
+    """A model's directory. Raises: ModelError: there is none."""
     path = Path(directory)
     if not path.is_dir():
         raise ModelError(

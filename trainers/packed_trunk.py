@@ -1,8 +1,8 @@
 """A trunk's forward pass over sequences without padding, where only some positions' states are wanted.
 
 All tokens of a batch stand in one row of N, and only attention sees them as sequences: no product is spent on
-padding. The last layer computes what follows its attention for the wanted positions alone. Serves small
-models in fp32 (`trainers.fused_layers`); for all others `trainers.rollout` asks the library.
+padding. The last layer computes what follows its attention for the wanted positions alone. Serves the Llama
+family (`trainers.llama_layers`); for all others `trainers.rollout` asks the library.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from trainers.fused_layers import Layer, Shape, turns_of_positions
+from trainers.fused_layers import layers_of
+from trainers.llama_layers import Layer, Shape, turns_of_positions
 
 
 def wanted_states(
@@ -25,6 +27,7 @@ def wanted_states(
     *,
     first_layer: int = 0,
     features_after: int | None = None,
+    checkpointing: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Hidden states after the last layer.
 
@@ -34,6 +37,7 @@ def wanted_states(
         wanted: True where the state is wanted. (N,) bool
         first_layer: the first of the layers to run.
         features_after: give the wanted states after this many layers too.
+        checkpointing: keep the layers' inputs only, and compute the rest again in the backward pass.
     Returns:
         Those states, and those after `features_after` layers, in the order of the tokens. (W, H) each
     """
@@ -48,8 +52,9 @@ def wanted_states(
     turns = turns_of_positions(trunk, width, x.device)[positions]  # (N, D / 2)
     keep = wanted.nonzero().squeeze(1)
     features = x[keep] if features_after == first_layer else None
-    layers = [Layer(layer, shape) for layer in parts.layers[first_layer:]]
-    for number, layer in enumerate(layers, first_layer + 1):
+    layers = layers_of(trunk, first_layer)
+
+    def run(layer: Layer, x: Tensor) -> Tensor:
         padded = [
             cast(Tensor, _Padded.apply(part, source, places))  # type: ignore[no-untyped-call]
             .view(count, width, *part.shape[1:])
@@ -58,8 +63,14 @@ def wanted_states(
         ]  # each (B, heads, T, D)
         attended = _attend(*padded).transpose(1, 2).reshape(count * width, -1)
         if layer is layers[-1]:
-            places, x = places[keep], x[keep]
-        x = layer.rest(x, attended[places])
+            return layer.rest(x[keep], _Taken.apply(attended, places[keep]))  # type: ignore[no-untyped-call]
+        return layer.rest(x, _Taken.apply(attended, places))  # type: ignore[no-untyped-call]
+
+    for number, layer in enumerate(layers, first_layer + 1):
+        if checkpointing and torch.is_grad_enabled():
+            x = cast(Tensor, checkpoint(run, layer, x, use_reentrant=False))
+        else:
+            x = run(layer, x)
         if number == features_after:
             features = x if layer is layers[-1] else x[keep]
     norm = cast(Tensor, parts.norm.weight)
@@ -83,8 +94,22 @@ class _Padded(torch.autograd.Function):
         return grads[0].index_select(0, ctx.places), None, None
 
 
+class _Taken(torch.autograd.Function):
+    """The tokens at these places, each at most once. (B * T, …) -> (N, …)"""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, places: Tensor) -> Tensor:
+        ctx.places, ctx.shape = places, padded.shape
+        return padded.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].new_zeros(ctx.shape).index_copy_(0, ctx.places, grads[0]), None
+
+
 def _attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     group = q.shape[1] // keys.shape[1]
-    if group > 1:
+    if group > 1 and q.device.type == "cpu":  # where kernels do not know heads that share a key
         keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
-    return functional.scaled_dot_product_attention(q, keys, values, is_causal=True)
+    is_grouped = keys.shape[1] < q.shape[1]
+    return functional.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=is_grouped)

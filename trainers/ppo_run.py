@@ -35,7 +35,7 @@ from trainers.reward_source import RewardFunction, load_reward
 from trainers.rollout import Rollout, evaluate, scatter, with_lower_hidden
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
-from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
+from trainers.trainable_policy import REFERENCE, TrainablePolicy, load_trainable_policy, save_policy
 from trainers.value_model import ValueModel, value_layer
 
 log = logging.getLogger(__name__)
@@ -85,14 +85,16 @@ class Trainer:
 
         Raises: DataError: the reward gave something else.
         """
-        rows = self.group.share(range(len(responses)))
-        scores = torch.zeros(len(responses))
+        count = len(responses)
+        rows, scores = self.group.share(range(count)), torch.zeros(count)
+        # processes that share a base's weights score equally often: one with fewer rows scores the first too
+        asked = [*rows, 0][: -(-count // self.group.size)]
 
         def fill() -> None:
-            own = [prompts[row] for row in rows], [responses[row] for row in rows]
-            scores[rows] = reward_source.score(self.reward, *own)
+            own = [prompts[row] for row in asked], [responses[row] for row in asked]
+            scores[rows] = reward_source.score(self.reward, *own)[: len(rows)]
 
-        self.group.on_each(fill if rows else lambda: None)
+        self.group.on_each(fill)
         return self.group.sum(scores)
 
     def ref_logprobs(self, rollout: Rollout) -> Tensor:
@@ -150,7 +152,7 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
         config=config,
         policy=policy,
         tokenizer=load_tokenizer(config.base_model),
-        reward=reward or load_reward(config),
+        reward=reward or load_reward(config, policy),
         optimizer=optimizer,
         value_model=value_model,
         metrics=run_dir.metrics(offset) if group.is_main else NoMetrics(),
@@ -229,7 +231,7 @@ def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str
             policy,
             trainer.tokenizer,
             directory,
-            merge=bool(config.start_policy) and not policy.has_start_adapter,
+            merge=bool(config.start_policy) and not policy.has_adapter(REFERENCE),
         )
         save_file(trainer.value_model.cpu().state_dict(), directory / VALUE_MODEL_FILE)
 

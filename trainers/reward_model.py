@@ -6,7 +6,6 @@ Knows nothing of rankings or training; `trainers.ranking_trainer` trains what co
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -16,7 +15,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from trainers.config import RewardConfig
 from trainers.errors import ModelError
@@ -30,6 +28,8 @@ from trainers.models import (
     load_tokenizer,
     pad,
     resolve_tuning,
+    without_deprecations,
+    without_report_of_new_head,
 )
 
 
@@ -49,7 +49,7 @@ def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full",
     source = local_directory(config.base_model)
     check_memory(load_config(source), source)
     torch.manual_seed(config.seed)
-    with readable(source), _without_report_of_new_head():
+    with readable(source), without_report_of_new_head():
         classifier = AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=config.ensemble, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
@@ -123,15 +123,5 @@ def _with_adapter(classifier: PreTrainedModel, rank: int) -> PeftModel:
     settings = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="SEQ_CLS"
     )  # SEQ_CLS trains and saves the score heads as well
-    return cast(PeftModel, get_peft_model(classifier, settings))
-
-
-class _without_report_of_new_head:  # noqa: N801  # a context manager
-    """Silences the loader's table of weights that the base model does not have: the score head is new."""
-
-    def __enter__(self) -> None:
-        self._verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        transformers_logging.set_verbosity(self._verbosity)
+    with without_deprecations():
+        return cast(PeftModel, get_peft_model(classifier, settings))

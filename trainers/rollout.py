@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from trainers.errors import ShapeError
-from trainers.fused_layers import can_fuse
+from trainers.llama_layers import is_llama
 from trainers.models import PolicyModel, pad
 from trainers.packed_trunk import wanted_states
 
@@ -147,7 +147,7 @@ def _states_before_responses(
     real = columns < lengths[:, None]  # (B, T)
     wanted = real & (columns >= first[:, None])
     lower = [states[:-1] for states in rollout.lower_hidden or ()] if model.split is not None else []
-    if model.dtype == torch.float32 and can_fuse(model.trunk) and not model.gradient_checkpointing:
+    if is_llama(model.trunk):
         return _packed_states(model, reads, lower, wanted[real].to(model.device), features_after)
     with _kept(model, lower, features_after) as kept, model.keeping_inputs_only():
         if model.split is not None and lower:
@@ -174,7 +174,13 @@ def _packed_states(
         ids = torch.tensor([token for row in reads for token in row], device=model.device)
         states, first_layer = cast(nn.Module, model.trunk.embed_tokens)(ids), 0
     return wanted_states(
-        model.trunk, states, lengths, wanted, first_layer=first_layer, features_after=features_after
+        model.trunk,
+        states,
+        lengths,
+        wanted,
+        first_layer=first_layer,
+        features_after=features_after,
+        checkpointing=model.gradient_checkpointing,
     )
 
 

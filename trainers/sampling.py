@@ -18,7 +18,7 @@ from trainers.decoder import Decoder, decoder_for
 from trainers.distributed import ALONE, Group
 from trainers.errors import ShapeError
 from trainers.models import PolicyModel
-from trainers.rollout import Rollout
+from trainers.rollout import Rollout, response_mask
 from trainers.sharding import is_sharded
 
 COMPACT_BELOW = 0.8
@@ -57,22 +57,24 @@ def sample(
             f"{count} prompts, {len(temperatures)} temperatures; needed is one a prompt, none empty"
         )
     chances = torch.rand(count, max_new_tokens, generator=generator)
-    pad_id = cast(int, tokenizer.pad_token_id)
-    result = _Result(count, max_new_tokens, pad_id)
+    result = _Result(count, max_new_tokens, model.device)
     order = sorted(range(count), key=lambda row: len(prompt_ids[row]))
     decoder = decoder_for(model)
     ends = torch.tensor(sorted({cast(int, tokenizer.eos_token_id)} | model.eos_ids), device=model.device)
     together = group if is_sharded(model) else ALONE  # who must run the model equally often
     done = 0
     for batch in group.batches(order, batch_size):
-        rows = torch.tensor(batch or order[:1])  # without a row of its own it keeps step on another's
-        going = torch.full((len(rows),), bool(batch))
-        prompts = [list(prompt_ids[row]) for row in rows.tolist()]
-        _sample_batch(model, decoder, prompts, rows, going, temperatures, chances, ends, result, together)
+        rows = batch or order[:1]  # without a row of its own it keeps step on another's
+        prompts = [list(prompt_ids[row]) for row in rows]
+        put = result.put if batch else lambda *_: None
+        index = torch.tensor(rows)
+        _sample_batch(
+            model, decoder, prompts, index, temperatures[index], chances[index], ends, put, together
+        )  # fmt: skip
         done += len(batch)
         if progress is not None:
             progress(done)
-    return result.rollout(prompt_ids, group)
+    return result.rollout(prompt_ids, cast(int, tokenizer.pad_token_id), ends, group)
 
 
 def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
@@ -82,31 +84,29 @@ def response_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list
 
 
 class _Result:
-    """The growing (B, R) tensors of a rollout, on the CPU."""
+    """The growing (B, R) tensors of a rollout, where the model is; what stands behind an end is nothing."""
 
-    def __init__(self, count: int, width: int, pad_id: int) -> None:
-        self.pad_id = pad_id
-        self.ids = torch.zeros((count, width), dtype=torch.long)
-        self.mask = torch.zeros((count, width), dtype=torch.bool)
-        self.logprobs = torch.zeros(count, width)
-        self.finished = torch.zeros(count, dtype=torch.bool)
+    def __init__(self, count: int, width: int, device: torch.device) -> None:
+        self.ids = torch.zeros((count, width), dtype=torch.long, device=device)
+        self.logprobs = torch.zeros((count, width), device=device)
 
     def put(self, rows: Tensor, step: int, tokens: Tensor, logprobs: Tensor) -> None:
         self.ids[rows, step] = tokens
-        self.mask[rows, step] = True
         self.logprobs[rows, step] = logprobs
 
-    def rollout(self, prompt_ids: Sequence[Sequence[int]], group: Group) -> Rollout:
-        """The rows of all processes."""
-        self.mask, self.finished = (group.sum(t.int()).bool() for t in (self.mask, self.finished))
-        self.ids, self.logprobs = group.sum(self.ids), group.sum(self.logprobs)
-        width = int(self.mask.any(dim=0).sum())
+    def rollout(
+        self, prompt_ids: Sequence[Sequence[int]], pad_id: int, ends: Tensor, group: Group
+    ) -> Rollout:
+        """The rows of all processes, on the CPU."""
+        ids, logprobs = group.sum(self.ids.cpu()), group.sum(self.logprobs.cpu())
+        mask, finished = response_mask(ids, ends.tolist())
+        width = int(mask.any(dim=0).sum())
         return Rollout(
             prompt_ids=tuple(tuple(row) for row in prompt_ids),
-            response_ids=torch.where(self.mask, self.ids, self.pad_id)[:, :width].clone(),
-            response_mask=self.mask[:, :width].clone(),
-            finished=self.finished,
-            logprobs=self.logprobs[:, :width].clone(),
+            response_ids=torch.where(mask, ids, pad_id)[:, :width].clone(),
+            response_mask=mask[:, :width].clone(),
+            finished=finished,
+            logprobs=torch.where(mask, logprobs, 0.0)[:, :width].clone(),
         )
 
 
@@ -115,34 +115,32 @@ def _sample_batch(
     decoder: Decoder,
     prompts: list[list[int]],
     rows: Tensor,
-    going: Tensor,
     temperatures: Tensor,
     chances: Tensor,
     ends: Tensor,
-    result: _Result,
+    put: Callable[[Tensor, int, Tensor, Tensor], None],
     together: Group,
 ) -> None:
     """Decode one batch until no process that shares the weights has a row going.
 
-    `rows` says where each of its rows stands in the result, `going` which of them are wanted there.
+    `rows` says where each of its rows stands in the result. A GPU is waited for twice a token.
     """
-    device = model.device
-    hidden = decoder.start(prompts, result.ids.shape[1])
-    heat, chance = temperatures[rows].to(device), chances[rows].to(device)
-    for step in range(result.ids.shape[1]):
+    width = chances.shape[1]
+    hidden = decoder.start(prompts, width)
+    rows, heat, chance = (tensor.to(model.device) for tensor in (rows, temperatures, chances))
+    going = torch.ones(len(rows), dtype=torch.bool)
+    for step in range(width):
         tokens, logprobs = choose(model.logits(hidden), heat, chance[:, step])
-        ended = torch.isin(tokens, ends).cpu()
-        result.put(rows[going], step, tokens.cpu()[going], logprobs.cpu()[going])
-        result.finished[rows[going & ended]] = True
-        going = going & ~ended
+        put(rows, step, tokens, logprobs)
+        going &= ~torch.isin(tokens, ends).cpu()
         if not together.any(bool(going.any())):
             return
         if 0 < going.float().mean() < COMPACT_BELOW:
-            kept = going.nonzero().squeeze(1)
-            decoder.keep(kept.to(device))
-            rows, going = rows[kept], going[kept]
-            heat, chance, tokens = (t[kept.to(device)] for t in (heat, chance, tokens))
-        if step + 1 < result.ids.shape[1]:
+            kept = going.nonzero().squeeze(1).to(model.device)
+            decoder.keep(kept)
+            going = going[going]
+            rows, heat, chance, tokens = (t[kept] for t in (rows, heat, chance, tokens))
+        if step + 1 < width:
             hidden = decoder.step(tokens)
 
 

@@ -1,6 +1,7 @@
-"""The policy that PPO trains: made, switched to its reference and back, saved.
+"""The policy that PPO trains: made, switched to its reference or reward model and back, saved.
 
-Knows nothing of PPO itself; `trainers.ppo_run` holds one of these for a run. What it saves, anyone loads with
+Where policy and reward model are adapters on the same base, it is in memory once for all roles. Knows nothing
+of PPO itself; `trainers.ppo_run` holds one of these for a run. What it saves, anyone loads with
 `trainers.models.load_policy`.
 """
 
@@ -14,17 +15,21 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainers.config import PPOConfig
 from trainers.errors import ModelError
+from trainers.model_files import readable
 from trainers.models import (
+    ADAPTER_FILE,
     LORA_TARGETS,
     PolicyModel,
     count_parameters,
     device_and_dtype,
+    holds_adapter,
     load_language_model,
     resolve_tuning,
     without_deprecations,
@@ -32,22 +37,23 @@ from trainers.models import (
 from trainers.sharding import shard_base
 from trainers.split_trunk import split_below
 
+REFERENCE, REWARD = "reference", "reward"
+"""Adapters beside `default`, which is trained."""
 LARGE_MODEL_PARAMETERS = 1_000_000_000
 """From here on the activations of a micro-batch need more memory than the weights, and are computed again."""
 
 
 class TrainablePolicy(PolicyModel):
-    """The policy that PPO changes and the reference it started from; with adapters both share one base."""
+    """The policy that PPO changes and what it is measured by: the reference it started from, and, where the
+    reward model is an adapter on the same base, that one."""
 
     def __init__(
         self,
         language_model: nn.Module,
         tuning: Literal["full", "lora"],
-        has_start_adapter: bool,
     ) -> None:
         super().__init__(language_model)
         self.tuning = tuning
-        self.has_start_adapter = has_start_adapter
         self._frozen_copy: tuple[PolicyModel, ...] = ()  # a tuple hides it from `parameters()`
         if tuning == "full":
             self._frozen_copy = (PolicyModel(copy.deepcopy(language_model)).eval().requires_grad_(False),)
@@ -55,24 +61,39 @@ class TrainablePolicy(PolicyModel):
     @contextlib.contextmanager
     def as_reference(self) -> Iterator[PolicyModel]:
         """The policy as it was when training started, without gradients."""
-        with torch.no_grad():
-            if self._frozen_copy:
+        if self._frozen_copy:
+            with torch.no_grad():
                 yield self._frozen_copy[0]
-                return
-            adapters = cast(PeftModel, self.language_model)
-            trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            try:
-                if self.has_start_adapter:
-                    adapters.set_adapter("reference")
-                    yield self
+            return
+        with self._switched_to(REFERENCE if self.has_adapter(REFERENCE) else None):
+            yield self
+
+    @contextlib.contextmanager
+    def as_reward(self) -> Iterator[None]:
+        """The trunk with the reward model's adapter, without gradients."""
+        with self._switched_to(REWARD):
+            yield
+
+    @contextlib.contextmanager
+    def _switched_to(self, adapter: str | None) -> Iterator[None]:
+        """Another adapter than the trained one, or none."""
+        adapters = cast(PeftModel, self.language_model)
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        try:
+            with torch.no_grad(), contextlib.ExitStack() as stack:
+                if adapter is None:
+                    stack.enter_context(adapters.disable_adapter())
                 else:
-                    with adapters.disable_adapter():
-                        yield self
-            finally:
-                adapters.set_adapter("default")
-                adapters.requires_grad_(False)
-                for parameter in trainable:
-                    parameter.requires_grad_(True)
+                    adapters.set_adapter(adapter)
+                yield
+        finally:
+            adapters.set_adapter("default")
+            adapters.requires_grad_(False)
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    def has_adapter(self, name: str) -> bool:
+        return isinstance(self.language_model, PeftModel) and name in self.language_model.peft_config
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The tensors that training changes, by name."""
@@ -102,8 +123,7 @@ def load_trainable_policy(config: PPOConfig, shards: int = 1) -> TrainablePolicy
     if tuning == "full":
         dtype = torch.float32  # AdamW's small steps vanish in bf16
     model = _language_model(config, tuning, dtype, shards)
-    has_start_adapter = isinstance(model, PeftModel) and "reference" in model.peft_config
-    policy = TrainablePolicy(model, tuning, has_start_adapter)
+    policy = TrainablePolicy(model, tuning)
     if shards > 1 or config.base_bits < 16:
         _require_base_weights(policy, config.start_policy)
     if shards > 1:
@@ -148,22 +168,44 @@ def _language_model(
     start = config.start_policy
     model = load_language_model(config.base_model, start, dtype, shards, config.base_bits)
     if isinstance(model, PeftModel) and tuning == "lora":
-        model.load_adapter(start, "reference", is_trainable=False)
+        model.load_adapter(start, REFERENCE, is_trainable=False)
     elif tuning == "lora":
         model = _add_adapter(model, config)
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model.requires_grad_(tuning == "full")
     if isinstance(model, PeftModel):
+        if _shares_base(config):
+            _add_reward_adapter(model, Path(config.reward_model))
         model.set_adapter("default")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".default." in name)
     return model
 
 
+def _shares_base(config: PPOConfig) -> bool:
+    """Whether the reward model is an adapter on the very weights that the policy's adapter is on."""
+    on_base_model = not config.start_policy or holds_adapter(Path(config.start_policy))
+    reward_base = config.reward_base_model or config.base_model
+    return on_base_model and reward_base == config.base_model and holds_adapter(Path(config.reward_model))
+
+
+def _add_reward_adapter(model: PeftModel, path: Path) -> None:
+    """Its score heads, which are no part of a language model, are left to `trainers.reward_source`."""
+    with readable(path), without_deprecations():
+        settings = LoraConfig.from_pretrained(str(path))
+        settings.modules_to_save, settings.task_type = None, "CAUSAL_LM"
+        weights = load_file(path / ADAPTER_FILE)
+        model.add_adapter(REWARD, settings)
+        layers = {name: tensor for name, tensor in weights.items() if not name.endswith("score.weight")}
+        unknown = set_peft_model_state_dict(model, layers, REWARD).unexpected_keys
+    if unknown:
+        raise ModelError(f"`{path}` is no adapter on this base model: it holds {sorted(unknown)[:3]}")
+
+
 def _require_base_weights(policy: TrainablePolicy, start_policy: str) -> None:
     """Where the base's weights cannot be written again, the adapter must fit the base model as it is."""
-    if start_policy and not policy.has_start_adapter:
+    if start_policy and not policy.has_adapter(REFERENCE):
         raise ModelError(
             f"`start_policy` `{start_policy}` holds full weights, which `shard_base` and `base_bits` cannot"
             " write again; name it as `base_model` instead"

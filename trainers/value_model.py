@@ -67,7 +67,7 @@ class ValueModel(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, H) -> (N,)"""
-        standardised = (features.float() - self.mean) / self.deviation
+        standardised = (features.to(self.mean) - self.mean) / self.deviation
         out: Tensor = self.layers(standardised).squeeze(-1)
         return out
 

@@ -1,4 +1,4 @@
-"""The machine in words, without its name: `12 cores, x86-64 with AVX-512, 64 GB, Python 3.11, torch 2.13`."""
+"""The machine in words, without its name: `12 CPU cores, x86_64 with AVX-512, 64 GiB of memory, Linux, …`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,21 @@ def describe_machine() -> str:
             f"{os.cpu_count()} CPU cores",
             f"{platform.machine()}{_instructions()}",
             f"{gib:.0f} GiB of memory",
+            *_gpu(),
             platform.system(),
             f"Python {'.'.join(platform.python_version_tuple()[:2])}",
             *(f"{name} {version(name).partition('+')[0]}" for name in ("torch", "transformers", "peft")),
         )
     )
+
+
+def _gpu() -> list[str]:
+    import torch  # takes seconds: only when something is measured
+
+    if not torch.cuda.is_available():
+        return []
+    card = torch.cuda.get_device_properties(0)
+    return [f"{card.name} with {card.total_memory / 2**30:.0f} GiB"]
 
 
 def _instructions() -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.tiny_models import SENTENCES, tiny_model_dir
 from trainers import stopping
-from trainers.config import PPOConfig
+from trainers.config import PPOConfig, RewardConfig
 from trainers.distributed import ALONE, joined
 from trainers.errors import ConfigError, DataError, ModelError, RunError, TrainerError
 from trainers.models import ADAPTER_FILE
@@ -30,6 +30,7 @@ from trainers.ppo import backward, collect, train_ppo
 from trainers.ppo_run import start
 from trainers.ppo_state import TrainingState
 from trainers.records import Prompt, write_jsonl
+from trainers.reward_model import new_reward_model, save_reward_model
 from trainers.run_dir import RunDir
 from trainers.trainable_policy import load_trainable_policy
 
@@ -119,8 +120,8 @@ def work(out: Path, base_model: str) -> None:
         seen["whole"] = train(a_config(base_model, tuning="full"), own / "whole", vowel_share)
         killed = out / "killed" if group.is_main else own / "killed"
         seen["resumed"] = train(a_config(base_model), killed, vowel_share)
-        sharded = a_config(base_model, shard_base=True, updates=2)
-        seen["sharded"] = train(sharded, own / "sharded", vowel_share)
+        sharded = a_config(base_model, shard_base=True, updates=2, reward_model=str(out / "reward"))
+        seen["sharded"] = train(sharded, own / "sharded", None)
         seen["base"] = sharded_base(own / "base", base_model)
         failing = {"error": DataError("from one process"), "bug": ZeroDivisionError("from one process")}
         for name, error in failing.items():
@@ -182,6 +183,9 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left behind, one of their runs begun and killed here."""
     directory = tmp_path_factory.mktemp("distributed")
+    reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir()), tuning="lora"))
+    torch.nn.init.normal_(cast(Any, reward.classifier).score.weight, std=0.3)
+    save_reward_model(reward, directory / "reward")
     with pytest.raises(Killed):
         config = a_config(tiny_model_dir())
         reward = at_call(6, lambda: fail(Killed()))  # in the third update
@@ -256,7 +260,9 @@ def test_killed_run_goes_on_in_two_processes(out: Path, seen: list[dict[str, Any
 def test_run_on_a_sharded_base_is_that_of_one_process(
     out: Path, seen: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    assert_same_run(out / "rank0" / "sharded", seen[0]["sharded"], tmp_path, alone(tmp_path, updates=2))
+    config = a_config(tiny_model_dir(), updates=2, reward_model=str(out / "reward"))
+    result = train(config, tmp_path, None)
+    assert_same_run(out / "rank0" / "sharded", seen[0]["sharded"], tmp_path, result)
     models = [load_file(path / "model" / ADAPTER_FILE) for path in (out / "rank0" / "sharded", tmp_path)]
     assert models[0].keys() == models[1].keys()
     assert all(torch.allclose(models[0][name], models[1][name], atol=1e-5) for name in models[1])

@@ -27,7 +27,7 @@ from trainers.models import (
 )
 from trainers.records import Message, Prompt
 from trainers.reward_model import new_reward_model, save_reward_model
-from trainers.trainable_policy import TrainablePolicy, load_trainable_policy, save_policy
+from trainers.trainable_policy import REFERENCE, TrainablePolicy, load_trainable_policy, save_policy
 
 ARCHITECTURES: list[Architecture] = ["llama", "qwen2", "qwen3"]
 IDS, MASK = torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.bool)
@@ -100,14 +100,16 @@ def test_conversation_ends_with_the_response_and_eos() -> None:
     assert tokenizer.decode(ids).endswith("<|im_start|>assistant\nwell<|im_end|>")
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("layers", ["fused", "own", "the library's"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
 def test_score_alone_is_the_librarys_and_equals_that_in_a_padded_batch(
-    architecture: Architecture, fused: bool, monkeypatch: pytest.MonkeyPatch
+    architecture: Architecture, layers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not fused:
-        monkeypatch.setattr("trainers.models.can_fuse", lambda _trunk: False)
+    if layers == "own":
+        monkeypatch.setattr("trainers.fused_layers.COPY_PARAMETERS", 0)
+    elif layers == "the library's":
+        monkeypatch.setattr("trainers.models.is_llama", lambda _trunk: False)
     config = RewardConfig(base_model=str(tiny_model_dir(architecture)))
     reward, _ = new_reward_model(config)
     nn.init.normal_(reward.classifier.score.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, arg-type]
@@ -162,7 +164,7 @@ def test_second_round_starts_from_the_first_rounds_policy(first: str, second: st
         assert torch.allclose(reference.hidden(IDS, MASK), before.hidden(IDS, MASK), atol=1e-4)
     assert torch.allclose(policy.hidden(IDS, MASK), before.hidden(IDS, MASK), atol=1e-4)
     change(policy, seed=1)
-    merge = not policy.has_start_adapter
+    merge = not policy.has_adapter(REFERENCE)
     again = load_policy(base, str(saved(policy, tmp_path / "second", merge=merge)))
     assert torch.allclose(again.hidden(IDS, MASK), policy.hidden(IDS, MASK), atol=1e-4)
     with policy.as_reference() as reference:

@@ -1,4 +1,4 @@
-"""What the trainers compute without padding and with fused weights is what the library computes."""
+"""What the trainers compute without padding, with fused weights or not, is what the library computes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ from typing import Any, Literal, cast
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from tests.tiny_models import Architecture, tiny_model_dir
 from tests.trainers.test_rollout import a_rollout
+from trainers import fused_layers
 from trainers import models as models_module
 from trainers import rollout as rollout_module
 from trainers.config import PPOConfig, RewardConfig
+from trainers.fused_layers import FusedLayer, layers_of
+from trainers.llama_layers import AdaptedLinears
 from trainers.models import PolicyModel, pad
 from trainers.reward_model import new_reward_model
 from trainers.rollout import TokenOutputs, evaluate, with_lower_hidden
 from trainers.trainable_policy import TrainablePolicy, load_trainable_policy
 
 ARCHITECTURES: list[Architecture] = ["llama", "qwen2", "qwen3"]
+
+
+@pytest.fixture(params=["fused", "own weights", "own weights in parts"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which layers compute; `in parts` they keep their inputs only."""
+    if request.param != "fused":
+        monkeypatch.setattr(fused_layers, "COPY_PARAMETERS", 0)
+    return str(request.param)
 
 
 def a_policy(
@@ -51,11 +63,14 @@ def test_outputs_and_gradients_are_the_librarys(
     architecture: Architecture,
     tuning: Literal["full", "lora"],
     trained_layers: int,
+    kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     policy = a_policy(architecture, tuning, trained_layers)
+    if kind == "own weights in parts":
+        policy.checkpoint_layers()
     ours, our_gradients = outputs_and_gradients(policy)
-    monkeypatch.setattr(rollout_module, "can_fuse", lambda _: False)
+    monkeypatch.setattr(rollout_module, "is_llama", lambda _: False)
     theirs, their_gradients = outputs_and_gradients(policy)
     torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.features, theirs.features, rtol=1e-4, atol=1e-5)
@@ -71,21 +86,39 @@ def test_reference_is_computed_without_adapters(monkeypatch: pytest.MonkeyPatch)
     policy, rollout = a_policy("llama"), a_rollout()
     with policy.as_reference() as reference:
         ours = evaluate(reference, rollout, 1.0).logprobs
-        monkeypatch.setattr(rollout_module, "can_fuse", lambda _: False)
+        monkeypatch.setattr(rollout_module, "is_llama", lambda _: False)
         torch.testing.assert_close(ours, evaluate(reference, rollout, 1.0).logprobs, rtol=1e-4, atol=1e-5)
     adapted = evaluate(policy, rollout, 1.0).logprobs.detach()
     assert float((ours - adapted).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.usefixtures("kind")
 @torch.no_grad()
 def test_scores_are_the_librarys(side: Literal["left", "right"], monkeypatch: pytest.MonkeyPatch) -> None:
     reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir("qwen3")), tuning="full"))
     nn.init.normal_(cast(Any, reward.classifier).score.weight, generator=torch.Generator().manual_seed(0))
     ids, mask = pad([[5, 6, 7], [8], [9, 10, 11, 12, 13]], 0, side)
     ours = reward.score(ids, mask)
-    monkeypatch.setattr(models_module, "can_fuse", lambda _: False)
+    monkeypatch.setattr(models_module, "is_llama", lambda _: False)
     torch.testing.assert_close(ours, reward.score(ids, mask), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_adapter_too_small_to_be_added_to_bf16_weights_is_not_lost() -> None:
+    signs = torch.tensor([1.0, -1.0]).repeat(32)
+    linear = nn.Sequential(nn.Linear(64, 2, bias=False, dtype=torch.bfloat16))
+    nn.init.ones_(linear[0].weight)  # the signs add up to nothing, but what the adapter adds is 64 of them
+    adapted = cast(Any, get_peft_model(linear, LoraConfig(r=1, lora_alpha=1, target_modules=["0"])))  # type: ignore[arg-type]
+    layer = adapted.base_model.model[0]
+    layer.lora_A["default"].weight.copy_(signs[None])
+    nn.init.constant_(layer.lora_B["default"].weight, 1e-3)
+    assert torch.equal(linear[0].weight + torch.tensor(1e-3, dtype=torch.bfloat16), linear[0].weight)
+    [out] = AdaptedLinears(layer)(signs[None].bfloat16())
+    assert out.flatten().tolist() == pytest.approx([0.064, 0.064], rel=1e-2)
+    trunk = a_policy("llama").trunk
+    assert isinstance(layers_of(trunk)[0], FusedLayer)
+    assert not isinstance(layers_of(trunk.bfloat16())[0], FusedLayer)
 
 
 def test_no_product_is_spent_on_padding(monkeypatch: pytest.MonkeyPatch) -> None:

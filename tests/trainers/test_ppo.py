@@ -165,11 +165,14 @@ def test_micro_batches_and_row_order_do_not_change_the_gradient(size: int, a_tra
         assert torch.allclose(other[name], expected, atol=1e-6), name
 
 
+@pytest.mark.parametrize("layers", ["ours", "the library's"])
 @pytest.mark.parametrize(("tuning", "trained_layers"), [("full", 0), ("lora", 0), ("lora", 1)])
 def test_layers_computed_again_give_the_same_gradient_from_less_memory(
-    tuning: str, trained_layers: int, a_trainer: Make, monkeypatch: pytest.MonkeyPatch
+    tuning: str, trained_layers: int, layers: str, a_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollout, "can_fuse", lambda _trunk: False)  # large models are not
+    monkeypatch.setattr("trainers.fused_layers.COPY_PARAMETERS", 0)  # as large models are
+    if layers == "the library's":
+        monkeypatch.setattr(rollout, "is_llama", lambda _trunk: False)
     trainer = a_trainer(tuning=tuning, trained_layers=trained_layers)
     experience = an_experience(trainer)
     with torch.no_grad():

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.tiny_models import tiny_model_dir
 from trainers.config import PPOConfig, RewardConfig
-from trainers.errors import ConfigError
-from trainers.models import encode_conversations, load_tokenizer
+from trainers.errors import ConfigError, ModelError
+from trainers.models import ADAPTER_FILE, encode_conversations, load_tokenizer, pad
 from trainers.records import Prompt
 from trainers.reward_model import centre_heads, head_scores, new_reward_model, save_reward_model
 from trainers.reward_source import load_reward
+from trainers.trainable_policy import REWARD, TrainablePolicy, load_trainable_policy, save_policy
 
 PROMPTS = [Prompt("p1", "How do I descale a kettle?"), Prompt("p2", "水壶怎么除垢？")]
 RESPONSES = ["Pour in vinegar.", "倒入白醋。"]
@@ -26,6 +30,12 @@ def saved(directory: Path, ensemble: int) -> tuple[str, list[list[float]]]:
     centre_heads(reward, rows[:1], 1)
     save_reward_model(reward, directory)
     return str(directory), head_scores(reward, rows, 2).tolist()
+
+
+def change(policy: TrainablePolicy) -> None:
+    with torch.no_grad():
+        for tensor in policy.trainable_state().values():
+            tensor += 0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
 
 
 def scores_with(reward_model: str, penalty: float) -> Sequence[float]:
@@ -63,6 +73,52 @@ def test_reward_model_of_another_family_reads_with_its_own_tokenizer(tuning: str
     )
     assert list(load_reward(config)(PROMPTS, RESPONSES)) == pytest.approx(expected, abs=1e-5)
     assert max(abs(score) for score in expected) > 1e-2
+
+
+@pytest.mark.parametrize("start", ["base", "adapter", "full weights"])
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_reward_adapter_scores_on_the_policys_base(start: str, ensemble: int, tmp_path: Path) -> None:
+    """The same scores as on a base of its own, which is needed where the policy starts from full weights."""
+    base = str(tiny_model_dir())
+    reward, _ = new_reward_model(RewardConfig(base_model=base, tuning="lora", ensemble=ensemble))
+    with torch.no_grad():
+        for name, parameter in reward.named_parameters():
+            if "lora_B" in name or "score" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    centre_heads(reward, encode_conversations(reward.tokenizer, PROMPTS[:1], RESPONSES[:1]), 1)
+    save_reward_model(reward, tmp_path / "reward")
+    config = PPOConfig(base_model=base, reward_model=str(tmp_path / "reward"), lora_rank=4)
+    if start != "base":
+        tuning: Any = "lora" if start == "adapter" else "full"
+        first = load_trainable_policy(dataclasses.replace(config, tuning=tuning))
+        change(first)
+        (tmp_path / "start").mkdir()
+        save_policy(first, load_tokenizer(base), tmp_path / "start", merge=False)
+        config = dataclasses.replace(config, start_policy=str(tmp_path / "start"))
+    policy = load_trainable_policy(config)
+    change(policy)
+    trained = policy.trainable_state().keys()
+    ids, mask = pad([[5, 6, 7, 8]], 0, "left")
+    before = policy.hidden(ids, mask).detach()
+
+    expected = list(load_reward(config)(PROMPTS, RESPONSES))
+    assert list(load_reward(config, policy)(PROMPTS, RESPONSES)) == pytest.approx(expected, abs=1e-5)
+    assert abs(expected[0] - expected[1]) > 0.1
+    assert policy.has_adapter(REWARD) == (start != "full weights")
+    assert torch.equal(policy.hidden(ids, mask), before)
+    assert policy.trainable_state().keys() == trained
+    assert not any("reward" in name for name in trained)
+
+
+def test_reward_adapter_of_another_shape_is_refused(tmp_path: Path) -> None:
+    reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir()), tuning="lora"))
+    save_reward_model(reward, tmp_path)
+    weights = load_file(tmp_path / ADAPTER_FILE)
+    moved = {name.replace("layers.1.", "layers.7."): tensor for name, tensor in weights.items()}
+    save_file(moved, tmp_path / ADAPTER_FILE)
+    config = PPOConfig(base_model=str(tiny_model_dir()), reward_model=str(tmp_path))
+    with pytest.raises(ModelError, match="no adapter on this base model"):
+        load_trainable_policy(config)
 
 
 def test_reward_model_of_any_maker_needs_no_file_of_ours(tmp_path: Path) -> None:

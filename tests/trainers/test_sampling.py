@@ -49,12 +49,19 @@ def sampled(
     )
 
 
-@pytest.mark.parametrize("decoder_class", [LlamaDecoder, GenericDecoder])
+@pytest.mark.parametrize(
+    ("decoder_class", "fused"), [(LlamaDecoder, True), (LlamaDecoder, False), (GenericDecoder, False)]
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
 def test_decoder_gives_the_hidden_states_of_the_forward_pass(
-    architecture: Architecture, decoder_class: type[LlamaDecoder] | type[GenericDecoder]
+    architecture: Architecture,
+    decoder_class: type[LlamaDecoder] | type[GenericDecoder],
+    fused: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not fused:
+        monkeypatch.setattr("trainers.fused_layers.COPY_PARAMETERS", 0)
     model = load_policy(str(tiny_model_dir(architecture)))
     prompts, more = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]], torch.tensor([[20, 21], [30, 31], [40, 41]])
     decoder: Decoder = decoder_class(model)

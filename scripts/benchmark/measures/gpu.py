@@ -45,11 +45,12 @@ TINY: dict[str, dict[str, Any]] = {
     }
     for case, shape in SHAPES.items()
 }
+MICRO_BATCHES = {"Qwen2.5-0.5B": 16, "Llama-3-8B": 4}
 MEMORY_GOALS = {"Llama-3-8B": Goal("at most", 0.25)}
 
 
 def _jobs(scale: Scale) -> list[Job]:
-    prompts, tokens, micro_batch, updates = (64, 256, 4, 3) if scale == "full" else (8, 8, 4, 2)
+    prompts, tokens, updates = (64, 256, 2) if scale == "full" else (8, 8, 2)
     jobs = []
     for case, shape in (SHAPES if scale == "full" else TINY).items():
         # the reward model is an adapter, as the project's reward stage makes it of models of this size
@@ -57,7 +58,8 @@ def _jobs(scale: Scale) -> list[Job]:
                   "prompts": prompts, "prompt_tokens": (tokens, tokens)}  # fmt: skip
         options = update_options(
             Input(f"random-{case}", "random_model", {**shape, **inputs}), prompts, tuning="lora",
-            response_tokens=tokens, minibatches=1, micro_batch=micro_batch, updates=updates,
+            rows_at_once=prompts, response_tokens=tokens, minibatches=1,
+            micro_batch=MICRO_BATCHES[case] if scale == "full" else 4, updates=updates,
         )  # fmt: skip
         jobs += [Job(case, PEER, "trl_ppo", options, "trl-1.12"), Job(case, OURS, "floor", options)]
     return jobs
@@ -66,9 +68,8 @@ def _jobs(scale: Scale) -> list[Job]:
 def _rows(runs: Sequence[Run]) -> list[Row]:
     for case in dict.fromkeys(run.case for run in runs):
         require_equal_work(runs, case, WORK)
-    memory, unit = (
-        ("gpu_peak_gib", "GiB") if "gpu_peak_gib" in runs[-1].figures else ("memory_growth_mib", "MiB")
-    )
+    on_gpu = any("gpu_peak_gib" in run.figures for run in runs)
+    memory, unit = ("gpu_peak_gib", "GiB") if on_gpu else ("memory_growth_mib", "MiB")
     return [
         *by_case(
             runs,

@@ -32,6 +32,7 @@ def _jobs(scale: Scale) -> list[Job]:
         "response_tokens": sizes["response_tokens"],
         "gain": gain,
         "rollouts": rollouts,
+        "rows_at_once": rollouts,
         "most_updates": most_updates,
         "minibatches": 2,
         "epochs": 2,

@@ -49,6 +49,7 @@ def update_options(model: Input, rollouts: int, **changes: Any) -> dict[str, Any
     options = {
         "model": model,
         "rollouts": rollouts,
+        "rows_at_once": 32,
         "response_tokens": 48,
         "epochs": 4,
         "minibatches": 2,

@@ -18,7 +18,6 @@ from trainers.ppo_state import TrainingState, prompts_of_update
 from trainers.records import Prompt, read_jsonl
 from trainers.run_dir import RunDir
 
-ROWS_AT_ONCE = 32
 NEVER = 1e9
 """Of a guard's limit: every epoch of every update is made, as the peer does."""
 
@@ -27,8 +26,9 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     """Seconds and memory of an update, and how much work it was.
 
     Args:
-        options: `model`, `tuning`, `rollouts`, `response_tokens`, `epochs`, `minibatches`, `micro_batch`,
-            `updates`, `warm_up`, `lora_rank`, `temperature`, `seed`.
+        options: `model`, `tuning`, `rollouts`, `rows_at_once` (in one forward pass of the rollout),
+            `response_tokens`, `epochs`, `minibatches`, `micro_batch`, `updates`, `warm_up`, `lora_rank`,
+            `temperature`, `seed`.
     """
     device = Device()
     model = Path(options["model"])
@@ -74,12 +74,13 @@ def a_config(options: dict[str, Any], model: Path) -> PPOConfig:
         tuning=options["tuning"],
         seed=options["seed"],
         threads=torch.get_num_threads(),
-        batch_size=min(ROWS_AT_ONCE, options["rollouts"]),
+        batch_size=min(options["rows_at_once"], options["rollouts"]),
         updates=options["updates"] + 1,  # the step size falls to zero after the last
         rollouts=options["rollouts"],
         epochs=options["epochs"],
         minibatch_size=options["rollouts"] // options["minibatches"],
         micro_batch_size=options["micro_batch"],
+        gradient_checkpointing=False,  # as the peer
         max_response_tokens=options["response_tokens"],
         max_prompt_tokens=1024,
         lora_rank=options["lora_rank"],

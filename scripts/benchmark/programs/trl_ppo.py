@@ -29,19 +29,18 @@ from scripts.benchmark.programs import meter
 from scripts.benchmark.programs.devices import Device
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ROWS_AT_ONCE = 32
-"""Rows in one forward pass of the rollout, as many as in ours."""
 
 
 def measure(options: dict[str, Any]) -> dict[str, float]:
     """Seconds and memory of an update, and how much work it was; options as in `our_ppo`.
 
-    Returns: the figures, or `out_of_memory` where the GPU does not hold TRL's models.
+    Returns: the figures, or `out_of_memory` and what it then held, where that is more than the GPU has.
     """
+    device = Device()
     try:
-        return _measured(options, Device())
+        return _measured(options, device)
     except torch.cuda.OutOfMemoryError:
-        return {"out_of_memory": 1.0}
+        return {"out_of_memory": 1.0, **device.figures()}
 
 
 def _measured(options: dict[str, Any], device: Device) -> dict[str, float]:
@@ -96,7 +95,7 @@ def make_trainer(
         gradient_accumulation_steps=accumulated,
         num_mini_batches=options["minibatches"],
         num_ppo_epochs=options["epochs"],
-        local_rollout_forward_batch_size=min(ROWS_AT_ONCE, options["rollouts"]),
+        local_rollout_forward_batch_size=min(options["rows_at_once"], options["rollouts"]),
         response_length=options["response_tokens"],
         temperature=options["temperature"],
         num_sample_generations=0,
