@@ -29,6 +29,8 @@ class Data:
     """The newest result of the generate stage."""
     reward: Mapping[str, Any] = field(default_factory=dict)
     """The round's result of the reward stage."""
+    team: Mapping[str, Any] = field(default_factory=dict)
+    """`trainers.agreement.Agreement` of what the reward model was trained on, or before that of all."""
     consistency: Mapping[str, Any] = field(default_factory=dict)
     """`trainers.agreement.SelfConsistency` of the tasks that were served twice."""
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +52,7 @@ def data_rows(data: Data) -> list[Row]:
     """The section "Data" of the report."""
     return [
         *_dependence_rows(data),
-        *_agreement_rows(data.reward.get("team") or {}),
+        *_agreement_rows(data.team),
         *_consistency_rows(data.consistency),
         *_suspicious_rows(data),
         *_spread_rows(data.generate.get("spread") or {}),

@@ -16,13 +16,14 @@ from sqlalchemy.orm import Session
 from backend import registry, store
 from backend.data_report import Data, data_rows, named_prompts
 from backend.findings import action_views, advice_for, consistency_of, policy_of, results_of
-from backend.inputs import settings_of
+from backend.inputs import ranking_record, settings_of
 from backend.lineage import Dependence, dependences
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
 from backend.tables import ComparisonRow, JudgementRow, ModelRow, RoundRow
 from backend.verdict import judge_round, review_results, tally_of
+from trainers.agreement import measure_agreement
 from trainers.leaderboard import Match, Standing, rank_versions
 
 
@@ -144,6 +145,7 @@ def _data_of(
         suspicious=sum(ranking.suspicious for ranking in rankings),
         generate=results.get("generate", {}),
         reward=reward,
+        team=reward.get("team") or measure_agreement(map(ranking_record, rankings)).to_json(),
         consistency=consistency_of(session, workspace_id, rankings),
         prompts=store.prompt_texts(session, workspace_id, named_prompts(reward)),
         depends_on=behind.rankings,

@@ -7,7 +7,6 @@ in fp32 there is a faster kind, `trainers.fused_layers`, which also chooses betw
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -45,10 +44,6 @@ class Shape(NamedTuple):
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(heads, config.num_key_value_heads, size, config.rms_norm_eps)
-
-
-Product = Callable[[Tensor], Tensor]
-"""(..., in) -> (..., out)"""
 
 
 class Layer:

@@ -9,7 +9,7 @@ from backend.data_report import Data, data_rows, named_prompts, quoted
 from backend.report import Report, to_html, to_text
 from backend.rounds import build_report
 from backend.store import current_round
-from backend.tables import PromptRow, RunRow
+from backend.tables import PromptRow, RankingRow, RunRow
 from backend.verdict import judge_round
 from tests.backend.web import seeded
 from trainers.agreement import measure_agreement
@@ -24,15 +24,14 @@ def ranking(annotator: str, order: str, prompt_id: str) -> Ranking:
     )
 
 
-def a_team() -> dict[str, Any]:
+def a_team() -> list[Ranking]:
     """4 and 5 agree on both prompts, 9 sees the first one the other way round."""
     orders = {"p1": ("a b c", "a b c", "c b a"), "p2": ("a b", "a b", "a b")}
-    made = [
+    return [
         ranking(annotator, order, prompt_id)
         for prompt_id, own in orders.items()
         for annotator, order in zip(("4", "5", "9"), own, strict=True)
     ]
-    return {"team": measure_agreement(made).to_json()}
 
 
 def values(data: Data) -> dict[str, str]:
@@ -41,13 +40,13 @@ def values(data: Data) -> dict[str, str]:
 
 def test_nothing_measured_has_no_rows() -> None:
     assert data_rows(Data()) == []
-    assert data_rows(Data(reward={"team": measure_agreement([]).to_json()})) == []
+    assert data_rows(Data(team=measure_agreement([]).to_json())) == []
     assert data_rows(Data(generate={"spread": measure_spread([]).to_json()})) == []
     assert data_rows(Data(reward={"coverage": measure_coverage([], {}).to_json()})) == []
 
 
 def test_agreement_of_the_team_and_who_stands_apart() -> None:
-    found = values(Data(reward=a_team()))
+    found = values(Data(team=measure_agreement(a_team()).to_json()))
     # on p1 3 of 9 judgements agree, on p2 all 3; the mean τ of 1, −1, −1 and three times 1
     assert found["two annotators agree"].startswith("50%, τ 0.33 (12 ")
     assert found["prompts with more disagreement than agreement"] == "1 / 2"
@@ -73,14 +72,14 @@ def test_later_rounds_say_who_wrote_what_and_what_older_rankings_weigh() -> None
 
 def test_two_annotators_are_not_told_apart() -> None:
     team = measure_agreement([ranking("4", "a b", "p1"), ranking("5", "a b", "p1")]).to_json()
-    found = values(Data(reward={"team": team}))
+    found = values(Data(team=team))
     assert found["two annotators agree"].startswith("100%")
     assert "each annotator and the rest" not in found
 
 
 def test_of_many_annotators_those_who_agree_least_are_shown() -> None:
     made = [ranking(str(n), "a b" if n % 2 else "b a", "p1") for n in range(12)]
-    shown = values(Data(reward={"team": measure_agreement(made).to_json()}))["every two annotators"]
+    shown = values(Data(team=measure_agreement(made).to_json()))["every two annotators"]
     assert shown.count("#") == 16 and shown.endswith("…")
     assert "100%" not in shown
 
@@ -141,7 +140,8 @@ def test_report_of_a_round_shows_its_data(tmp_path: Path) -> None:
     service = seeded(tmp_path / "data")
     with service.store.session() as session:
         run = session.query(RunRow).filter_by(kind="reward").one()
-        run.result = {**(run.result or {}), **a_team(), "coverage": COVERAGE}
+        team = measure_agreement(a_team()).to_json()
+        run.result = {**(run.result or {}), "team": team, "coverage": COVERAGE}
         session.add(PromptRow(workspace="team", prompt_id="p8", text="Which prize?", split="unseen"))
     with service.store.reading() as session:
         current = current_round(session, "team")
@@ -150,3 +150,25 @@ def test_report_of_a_round_shows_its_data(tmp_path: Path) -> None:
     found = {en: value for _, en, value in report.data}
     assert found["two annotators agree"].startswith("50%")
     assert "“Which prize?”" in found["unseen prompts far from all learned ones"]
+
+
+def test_report_shows_agreement_before_a_training_measured_it(tmp_path: Path) -> None:
+    service = seeded(tmp_path / "data")
+    with service.store.session() as session:
+        run = session.query(RunRow).filter_by(kind="reward").one()
+        assert "team" not in (run.result or {})
+        first = session.query(RankingRow).filter_by(state="active").first()
+        assert first is not None
+        session.add(
+            RankingRow(
+                annotation_id=9_999, workspace="team", task=first.task, prompt_id=first.prompt_id,
+                annotator=99, updated_at="", result_hash="", state="active", order=first.order[::-1],
+            )
+        )  # fmt: skip
+    with service.store.reading() as session:
+        current = current_round(session, "team")
+        assert current is not None
+        report = build_report(session, service.settings, current)
+    found = {en: value for _, en, value in report.data}
+    assert found["two annotators agree"].startswith("0%")
+    assert found["prompts with more disagreement than agreement"] == "1 / 1"
