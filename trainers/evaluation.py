@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from scipy.stats import binomtest
-
 from trainers.records import Preference
 
 Outcome = Literal["passed", "not_enough_evidence", "failed"]
@@ -154,6 +152,8 @@ class SignTest:
 
 def sign_test(wins: int, losses: int) -> SignTest:
     """The probability of a split at least as uneven, if each side were as likely to win."""
+    from scipy.stats import binomtest  # which takes a second to import
+
     decided = wins + losses
     p_value = float(binomtest(wins, decided, 0.5).pvalue) if decided else 1.0
     return SignTest(wins, losses, p_value)

@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binom, norm
 
 from trainers.concordance import krippendorff_alpha
 from trainers.evaluation import Interval, sign_test
@@ -194,6 +193,8 @@ def reviews_to_settle(tally: Tally) -> int:
     Source: power of the sign test from the binomial distribution; of the equivalence test by the normal
         approximation, Chow, Shao & Wang 2008, "Sample Size Calculations in Clinical Research", 4.1.
     """
+    from scipy.stats import binom, norm  # which take a second to import
+
     reviews, decided = tally.reviews, tally.wins + tally.losses
     decided_share = decided / reviews if reviews else 1.0
     sizes = np.arange(10, _SEARCH_LIMIT + 1, 10)

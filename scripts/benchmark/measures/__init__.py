@@ -7,7 +7,7 @@ from scripts.benchmark.measures.candidates import CANDIDATES
 from scripts.benchmark.measures.gpu import GPU
 from scripts.benchmark.measures.growth import GROWTH
 from scripts.benchmark.measures.ppo_to_reward import PPO_TO_REWARD
-from scripts.benchmark.measures.ppo_update import PPO_FULL, PPO_UPDATE, PPO_VOCABULARY
+from scripts.benchmark.measures.ppo_update import PPO_FULL, PPO_UPDATE, PPO_UPPER, PPO_VOCABULARY
 from scripts.benchmark.measures.reward_model import REWARD_MODEL
 
 MEASURES: dict[str, Measure] = {
@@ -15,6 +15,7 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         PPO_UPDATE,
         PPO_FULL,
+        PPO_UPPER,
         PPO_VOCABULARY,
         PPO_TO_REWARD,
         REWARD_MODEL,

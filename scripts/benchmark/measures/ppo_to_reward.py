@@ -37,6 +37,7 @@ def _jobs(scale: Scale) -> list[Job]:
         "minibatches": 2,
         "epochs": 2,
         "lora_rank": 8,
+        "trained_layers": 0,
         "temperature": 1.0,
         "kl_coef": 0.05,
         "missing_eos_penalty": 1.0,

@@ -19,7 +19,8 @@ from scripts.benchmark.results import (
 
 LORA = (OURS, "TRL 1.12 + PEFT")
 FULL = (f"{OURS}, full", "TRL 1.12 full")
-"""(our side, the peer's) with an adapter and with all weights trained."""
+UPPER = (f"{OURS}, upper layers", "TRL 1.12 + PEFT, upper layers")
+"""(our side, the peer's) with an adapter, with all weights trained, with an adapter on half of the layers."""
 PROMPT_TOKENS = (19, 37)
 """Shortest and longest of scripts/demo_prompts.csv as the embedded base model reads them."""
 WORK = ("response_tokens", "optimizer_steps")
@@ -57,19 +58,20 @@ def update_options(model: Input, rollouts: int, **changes: Any) -> dict[str, Any
         "updates": 2,
         "warm_up": 1,
         "lora_rank": 8,
+        "trained_layers": 0,
         "temperature": 1.0,
     }
     return options | changes
 
 
-def peer_and_ours(case: str, options: dict[str, Any], tuning: str = "lora") -> list[Job]:
-    ours, peer = LORA if tuning == "lora" else FULL
-    options = options | {"tuning": tuning}
-    program = "floor" if tuning == "lora" else "our_ppo"
+def peer_and_ours(case: str, options: dict[str, Any], sides: tuple[str, str] = LORA) -> list[Job]:
+    ours, peer = sides
+    options = options | {"tuning": "full" if sides == FULL else "lora"}
+    program = "floor" if sides == LORA else "our_ppo"
     return [Job(case, peer, "trl_ppo", options, "trl-1.12"), Job(case, ours, program, options)]
 
 
-def _jobs(scale: Scale, tuning: str = "lora") -> list[Job]:
+def _jobs(scale: Scale, sides: tuple[str, str] = LORA) -> list[Job]:
     shapes = {"3.2M": (256, 4, 600, 32), "10.4M": (384, 6, 600, 16)}
     sizes: dict[str, Any] = {}
     if scale == "quick":
@@ -79,7 +81,8 @@ def _jobs(scale: Scale, tuning: str = "lora") -> list[Job]:
     for case, (width, layers, vocabulary, rollouts) in shapes.items():
         # as many prompts as rollouts: both sides answer the same ones in every update
         model = random_model(width, layers, vocabulary, prompts=rollouts)
-        jobs += peer_and_ours(case, update_options(model, rollouts, **sizes), tuning)
+        trained = {"trained_layers": layers // 2} if sides == UPPER else {}
+        jobs += peer_and_ours(case, update_options(model, rollouts, **sizes, **trained), sides)
     return jobs
 
 
@@ -95,6 +98,12 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
 def _full_rows(runs: Sequence[Run]) -> list[Row]:
     _require_equal_work(runs)
     return [*_seconds(runs, FULL, "one PPO update, {}, all weights", None), *_memory(runs, FULL, None)]
+
+
+def _upper_rows(runs: Sequence[Run]) -> list[Row]:
+    _require_equal_work(runs)
+    what = "one PPO update, {}, adapters on the upper half of the layers"
+    return [*_seconds(runs, UPPER, what, None), *_memory(runs, UPPER, None)]
 
 
 def _require_equal_work(runs: Sequence[Run]) -> None:
@@ -121,7 +130,7 @@ def _seconds(runs: Sequence[Run], sides: tuple[str, str], what: str, goal: Goal 
 
 
 def _memory(runs: Sequence[Run], sides: tuple[str, str], goal: Goal | None) -> list[Row]:
-    suffix = ", all weights" if sides == FULL else ""
+    suffix = {LORA: "", FULL: ", all weights", UPPER: ", upper half"}[sides]
     return by_case(
         runs,
         lambda case: compare(
@@ -154,7 +163,13 @@ PPO_UPDATE = Measure(
     "ppo-update", "CPU seconds and memory of one PPO update, and how near it is to the floor", _jobs, _rows
 )
 PPO_FULL = Measure(
-    "ppo-full", "the same with all weights trained", lambda scale: _jobs(scale, "full"), _full_rows
+    "ppo-full", "the same with all weights trained", lambda scale: _jobs(scale, FULL), _full_rows
+)
+PPO_UPPER = Measure(
+    "ppo-upper",
+    "the same with adapters on the upper half of the layers",
+    lambda scale: _jobs(scale, UPPER),
+    _upper_rows,
 )
 PPO_VOCABULARY = Measure(
     "ppo-vocabulary", "the same with a vocabulary of 32,000 tokens", _vocabulary_jobs, _vocabulary_rows

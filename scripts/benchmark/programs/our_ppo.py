@@ -28,7 +28,7 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     Args:
         options: `model`, `tuning`, `rollouts`, `rows_at_once` (in one forward pass of the rollout),
             `response_tokens`, `epochs`, `minibatches`, `micro_batch`, `updates`, `warm_up`, `lora_rank`,
-            `temperature`, `seed`.
+            `trained_layers` (from the top; 0 is all), `temperature`, `seed`.
     """
     device = Device()
     model = Path(options["model"])
@@ -84,6 +84,7 @@ def a_config(options: dict[str, Any], model: Path) -> PPOConfig:
         max_response_tokens=options["response_tokens"],
         max_prompt_tokens=1024,
         lora_rank=options["lora_rank"],
+        trained_layers=options["trained_layers"],
         temperature=options["temperature"],
         epoch_kl_stop=NEVER,
     )

@@ -108,14 +108,16 @@ def make_trainer(
         disable_tqdm=True,
         **options.get("trl", {}),
     )
+    policy = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype())
     lora = LoraConfig(
         r=options["lora_rank"], lora_alpha=2 * options["lora_rank"], lora_dropout=0.0,
         target_modules=LORA_TARGETS, task_type="CAUSAL_LM",
+        layers_to_transform=list(range(policy.config.num_hidden_layers))[-options["trained_layers"] :],
     )  # fmt: skip
     return PPOTrainer(
         args=settings,
         processing_class=tokenizer,
-        model=AutoModelForCausalLM.from_pretrained(base, dtype=_dtype()),
+        model=policy,
         ref_model=None,
         reward_model=reward,
         value_model=value,
