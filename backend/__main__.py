@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backend import lineage_text, store
+from backend import lineage_text, people, store
 from backend.adjudication import TAB
 from backend.errors import BackendError, ConflictError
 from backend.exclusions import exclude, include
@@ -197,11 +197,11 @@ def _include(settings: Settings, options: argparse.Namespace) -> int:
 
 def _lineage(settings: Settings, options: argparse.Namespace) -> int:
     with Service(settings).store.reading() as session:
-        lineage = lineage_of(session, options.model)
+        lineage, known = lineage_of(session, options.model), people.names(session)
     if options.format == "json":
         print(json.dumps(lineage.to_json(), ensure_ascii=False, indent=2))
     else:
-        print(lineage_text.to_text(lineage), end="")
+        print(lineage_text.to_text(lineage, known), end="")
     return 0
 
 

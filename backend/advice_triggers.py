@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from backend.measurements import Measurements
+from backend.people import shown
 
 Numbers = dict[str, Any]
 """What the placeholders of a sentence stand for."""
@@ -231,7 +232,7 @@ def annotator_apart(m: Measurements) -> Numbers | None:
     usual = median(member["rate"] for member in members)
     if usual - lowest["rate"] < APART_GAP:
         return None
-    return {"annotator": lowest["annotator"], "rate": lowest["rate"], "usual": usual}
+    return {"annotator": shown(lowest["annotator"], m.people), "rate": lowest["rate"], "usual": usual}
 
 
 def self_inconsistent(m: Measurements) -> Numbers | None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.people import shown
+
 Row = tuple[str, str, str]
 
 MOST_SHOWN = 8
@@ -35,6 +37,8 @@ class Data:
     """`trainers.agreement.SelfConsistency` of the tasks that were served twice."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Texts of the prompts that the results name (`named_prompts`)."""
+    people: Mapping[int, str] = field(default_factory=dict)
+    """Names of the annotators (`backend.people`)."""
     depends_on: int = 0
     """Rankings that the round's model depends on, its ancestors' included."""
     removed: int = 0
@@ -52,8 +56,8 @@ def data_rows(data: Data) -> list[Row]:
     """The section "Data" of the report."""
     return [
         *_dependence_rows(data),
-        *_agreement_rows(data.team),
-        *_consistency_rows(data.consistency),
+        *_agreement_rows(data.team, data.people),
+        *_consistency_rows(data.consistency, data.people),
         *_suspicious_rows(data),
         *_spread_rows(data.generate.get("spread") or {}),
         *_coverage_rows(data.reward.get("coverage") or {}, data.prompts),
@@ -78,7 +82,7 @@ def _dependence_rows(data: Data) -> list[Row]:
     return rows
 
 
-def _agreement_rows(team: Mapping[str, Any]) -> list[Row]:
+def _agreement_rows(team: Mapping[str, Any], people: Mapping[int, str]) -> list[Row]:
     if not team.get("shared_prompts"):
         return []
     judged = f"{team['judgements']} 次比较 judgements, {team['shared_prompts']} 题 prompts"
@@ -92,25 +96,30 @@ def _agreement_rows(team: Mapping[str, Any]) -> list[Row]:
     ]  # fmt: skip
     if len(team["members"]) > 2:
         rows += [
-            ("各标注者与其余人一致", "each annotator and the rest", _least(team["members"], "#{annotator}")),
-            ("每两位标注者", "every two annotators", _least(team["pairs"], "#{first} – #{second}")),
-        ]
+            ("各标注者与其余人一致", "each annotator and the rest",
+             _least(team["members"], ("annotator",), people)),
+            ("每两位标注者", "every two annotators", _least(team["pairs"], ("first", "second"), people)),
+        ]  # fmt: skip
     return rows
 
 
-def _consistency_rows(consistency: Mapping[str, Any]) -> list[Row]:
+def _consistency_rows(consistency: Mapping[str, Any], people: Mapping[int, str]) -> list[Row]:
     if not consistency.get("judgements"):
         return []
-    each = _least(consistency["annotators"], "#{annotator}")
-    shown = f"{_agrees(consistency)} ({consistency['prompts']} 题 prompts); {each}"
-    return [("同一人再次排序", "the same person again", shown)]
+    each = _least(consistency["annotators"], ("annotator",), people)
+    value = f"{_agrees(consistency)} ({consistency['prompts']} 题 prompts); {each}"
+    return [("同一人再次排序", "the same person again", value)]
 
 
-def _least(compared: Iterable[Mapping[str, Any]], name: str) -> str:
-    """Those who agree least, first; who shares no judgement is left out."""
+def _least(compared: Iterable[Mapping[str, Any]], who: Sequence[str], people: Mapping[int, str]) -> str:
+    """Those who agree least, first; who shares no judgement is left out. `who` are the fields with people."""
     judged = sorted((own for own in compared if own["judgements"]), key=lambda own: own["rate"])
-    shown = [f"{name.format(**own)}: {_agrees(own)}, {own['prompts']} 题 prompts" for own in judged]
-    return "; ".join([*shown[:MOST_SHOWN], *(["…"] if len(shown) > MOST_SHOWN else [])]) or "—"
+    named = (" – ".join(shown(own[field], people) for field in who) for own in judged)
+    lines = [
+        f"{name}: {_agrees(own)}, {own['prompts']} 题 prompts"
+        for name, own in zip(named, judged, strict=True)
+    ]
+    return "; ".join([*lines[:MOST_SHOWN], *(["…"] if len(lines) > MOST_SHOWN else [])]) or "—"
 
 
 def _agrees(own: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from backend import people
 from backend.errors import ConflictError
 from backend.tables import ExclusionRow, RankingRow
 
@@ -46,9 +47,11 @@ def exclude(session: Session, workspace_id: str, annotator: int, reason: str) ->
     """
     made = annotators(session, workspace_id)
     if annotator not in made:
-        known = ", ".join(f"`{key}` ({number} rankings)" for key, number in made.items()) or "nobody yet"
+        known_names = people.names(session)
+        known = [f"{people.shown(key, known_names)}, {number} rankings" for key, number in made.items()]
         raise ConflictError(
-            f"annotator `{annotator}` has no ranking in `{workspace_id}`; those who have: {known}"
+            f"annotator `{annotator}` has no ranking in `{workspace_id}`; those who have: "
+            + ("; ".join(known) or "nobody yet")
         )
     session.merge(ExclusionRow(workspace=workspace_id, annotator=annotator, reason=reason))
     return made[annotator]

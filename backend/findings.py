@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from backend import store
+from backend import people, store
 from backend.advice import Advice, advise, starts_of
 from backend.advice_actions import changed_words
 from backend.advice_triggers import NAMED
@@ -156,6 +156,7 @@ def measure(
         rank_next=rank_next,
         rank_aim=rank_aim,
         removed=_removed(session, workspace),
+        people=people.names(session),
         prompts_named=store.prompt_texts(session, workspace.id, named),
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 
 from backend.lineage import Ancestor, Dependence, Fate, Learned, Lineage
+from backend.people import shown
 
 FATES: dict[Fate, str] = {
     "active": "不变 unchanged",
@@ -19,14 +21,18 @@ FATES: dict[Fate, str] = {
 }
 
 
-def to_text(lineage: Lineage) -> str:
-    """Every model with how it was made, then every ranking, those that changed first."""
+def to_text(lineage: Lineage, people: Mapping[int, str]) -> str:
+    """Every model with how it was made, then every ranking, those that changed first.
+
+    Args:
+        people: names of the annotators.
+    """
     lines = [line for model in lineage.models for line in _model(model)]
     fates = Counter(ranking.fate for ranking in lineage.rankings)
     shown = ", ".join(f"{number} {FATES[fate]}" for fate, number in fates.most_common())
     lines.append(f"{len(lineage.rankings)} 个排序 rankings: {shown}")
     lines += [
-        _ranking(ranking)
+        _ranking(ranking, people)
         for ranking in sorted(lineage.rankings, key=lambda own: (own.fate == "active", own.annotation))
     ]
     return "\n".join(lines) + "\n"
@@ -59,9 +65,9 @@ def _model(model: Ancestor) -> list[str]:
     ]
 
 
-def _ranking(ranking: Learned) -> str:
+def _ranking(ranking: Learned, people: Mapping[int, str]) -> str:
     return (
-        f"  #{ranking.annotation}  标注者 annotator {ranking.annotator}  题目 prompt {ranking.prompt_id}"
-        f"  {ranking.result_hash}  第 {ranking.round} 轮 round  {', '.join(ranking.models)}"
-        f"  {FATES[ranking.fate]}"
+        f"  #{ranking.annotation}  标注者 annotator {shown(ranking.annotator, people)}"
+        f"  题目 prompt {ranking.prompt_id}  {ranking.result_hash}  第 {ranking.round} 轮 round"
+        f"  {', '.join(ranking.models)}  {FATES[ranking.fate]}"
     )

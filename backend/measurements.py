@@ -57,5 +57,7 @@ class Measurements:
     rank_aim: Aim = "both"
     """What these are for."""
     removed: Removed = field(default_factory=Removed)
+    people: Mapping[int, str] = field(default_factory=dict)
+    """Names of the annotators (`backend.people`)."""
     prompts_named: Mapping[str, str] = field(default_factory=dict)
     """Texts of the prompts that the advice names."""

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from backend import store as queries
 from backend.annotation_rows import Judgements, Rankings
 from backend.label_studio import LabelStudioClient
+from backend.people import keep_names, unknown
 from backend.prompt_rows import Prompts
 from backend.store import Store
 from backend.tables import WatermarkRow
@@ -56,9 +57,20 @@ def reconcile(store: Store, client: LabelStudioClient, workspace: str, *, full: 
         rankings=_project(store, client, row.ranking_project, full, Rankings(workspace)),
         judgements=_project(store, client, row.review_project, full, Judgements(workspace)),
     )
+    _people(store, client, full)
     if changes:
         log.info("workspace %s: %s", workspace, changes)
     return changes
+
+
+def _people(store: Store, client: LabelStudioClient, full: bool) -> None:
+    """Names, if somebody has none yet, or another one perhaps."""
+    with store.reading() as session:
+        wanted = full or unknown(session)
+    if wanted:
+        users = client.users()
+        with store.session() as session:
+            keep_names(session, users)
 
 
 class _Reading(Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend import registry, store
+from backend import people, registry, store
 from backend.data_report import Data, data_rows, named_prompts
 from backend.findings import action_views, advice_for, consistency_of, policy_of, results_of
 from backend.inputs import ranking_record, settings_of
@@ -148,6 +148,7 @@ def _data_of(
         team=reward.get("team") or measure_agreement(map(ranking_record, rankings)).to_json(),
         consistency=consistency_of(session, workspace_id, rankings),
         prompts=store.prompt_texts(session, workspace_id, named_prompts(reward)),
+        people=people.names(session),
         depends_on=behind.rankings,
         removed=behind.removed,
     )

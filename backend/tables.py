@@ -175,6 +175,14 @@ class ExclusionRow(Base):
     at: Mapped[float] = mapped_column(default=time.time)
 
 
+class PersonRow(Base):
+    """A user of Label Studio by name."""
+
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(_Words, default="")
+
+
 class HintRow(Base):
     """A webhook's word that something changed; never trusted, only a reason to look."""
 

@@ -32,6 +32,8 @@ class FakeLabelStudio:
         self.up = True
         self.clock = datetime(2026, 1, 1, tzinfo=UTC)
         self.tokens = {TOKEN: 1}
+        self.names: dict[int, tuple[str, str]] = {}
+        """First and last name of a user who has given them."""
         self.project_rows: dict[int, Json] = {}
         self.task_rows: dict[int, Json] = {}
         self.annotation_rows: dict[int, Json] = {}
@@ -120,7 +122,7 @@ class FakeLabelStudio:
     def _routes(self) -> list[tuple[str, str, Callable[..., tuple[int, Any]]]]:
         return [
             ("GET", "/api/current-user/whoami", lambda user, **_: (200, {"id": user})),
-            ("GET", "/api/users", lambda **_: (200, [{"id": user} for user in self.tokens.values()])),
+            ("GET", "/api/users", self._list_users),
             ("GET", "/api/projects", self._list_projects),
             ("POST", "/api/projects", self._create_project),
             ("GET", r"/api/projects/(\d+)", lambda key, **_: _one(self.project_rows, key)),
@@ -146,6 +148,15 @@ class FakeLabelStudio:
         ]
 
     # --- projects ---
+
+    def _list_users(self, **_: Any) -> tuple[int, Any]:
+        users = []
+        for user in self.tokens.values():
+            first, last = self.names.get(user, ("", ""))
+            users.append(
+                {"id": user, "first_name": first, "last_name": last, "email": f"user{user}@example.com"}
+            )
+        return 200, users
 
     def _list_projects(self, **_: Any) -> tuple[int, Any]:
         return 200, {

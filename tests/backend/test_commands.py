@@ -57,7 +57,7 @@ def test_status_of_an_empty_system_says_what_to_do(
         (["cancel", "reward-99"], "there is no run `reward-99`"),
         (["retry", "reward-99"], "there is no run `reward-99`"),
         (["adjudicate"], "does not answer"),
-        (["exclude", "--annotator", "9"], "annotator `9` has no ranking in `team`; those who have: `1`"),
+        (["exclude", "--annotator", "9"], "annotator `9` has no ranking in `team`; those who have: #1"),
         (["include", "--annotator", "1"], "annotator `1` is not excluded in `team`"),
         (["lineage", "policy-team-9"], "there is no model `policy-team-9`"),
         (["apply", "nonsense"], "the advice `nonsense` is not given now; what can be applied: `promote`"),

@@ -73,7 +73,7 @@ def test_people_whose_accounts_are_gone_can_be_excluded_together(opened: Store) 
 
 def test_nobody_to_exclude_or_include_names_those_who_are_there(opened: Store) -> None:
     with opened.session() as session:
-        with pytest.raises(ConflictError, match=r"`1` \(3 rankings\), `2` \(2 rankings\)"):
+        with pytest.raises(ConflictError, match=r"#1, 3 rankings; #2, 2 rankings"):
             exclude(session, "team", 9, "")
         with pytest.raises(ConflictError, match="excluded: nobody"):
             include(session, "team", 1)

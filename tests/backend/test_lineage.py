@@ -131,7 +131,8 @@ def test_lineage_goes_to_the_exact_rankings(opened: Store) -> None:
     assert lineage.rankings[0].models == ("reward-team-1", "reward-team-2")
     assert (lineage.rankings[4].prompt_id, lineage.rankings[4].result_hash) == ("p5", "h5")
     assert lineage.rankings[4].models == ("reward-team-2",)
-    text = to_text(lineage)
+    text = to_text(lineage, {1: "Lin Wang"})
+    assert "annotator Lin Wang (#1)" in text
     assert "6 个排序 rankings: 3 不变 unchanged, 3 标注者已排除 annotator excluded" in text
     assert "depends on 6 rankings, 3 of them gone or changed" in text
     shown = [line.split()[0] for line in text.splitlines() if line.startswith("  #")]

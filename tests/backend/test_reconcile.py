@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import select
 
 import label_config
+from backend import people
 from backend import store as queries
 from backend.annotations import prompt_id, ranking_task_data, review_source_key, review_task_data
 from backend.errors import NotFoundError, NotFoundInStoreError, UnreachableError
@@ -227,6 +228,25 @@ def test_ranking_is_stored_with_what_it_says(world: World) -> None:
     row = world.rankings()[key]
     assert (row.state, row.order, row.close, row.all_bad) == ("active", [["x2"], ["x1"]], True, False)
     assert (row.prompt_id, row.annotator, row.task, row.lead_time) == ("p-x", 4, task, 7.0)
+
+
+def test_annotators_get_their_names_and_keep_none_that_label_studio_does_not_know(world: World) -> None:
+    def shown() -> list[str]:
+        with world.store.reading() as session:
+            return [people.shown(number, people.names(session)) for number in (1, 4)]
+
+    for user in (1, 4):
+        world.fake.annotate(world.ranking_task(f"of{user}"), ranking_result("x2", "x1"), user=user)
+    world.look()
+    assert shown() == ["user1@example.com (#1)", "#4"]
+    asked = len(world.fake.requests)
+    world.look()
+    assert "/api/users" not in [path for _, path in world.fake.requests[asked:]]  # 4 is not asked for again
+    world.fake.names[1] = ("Lin", "Wang")
+    world.look()
+    assert shown()[0] == "user1@example.com (#1)"
+    world.look(full=True)
+    assert shown() == ["Lin Wang (#1)", "#4"]
 
 
 def test_edit_replaces_what_it_said(world: World) -> None:

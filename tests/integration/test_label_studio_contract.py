@@ -71,6 +71,13 @@ def test_wrong_token_is_refused_but_the_version_is_told(connect: Connect) -> Non
         stranger.check()
 
 
+def test_users_have_a_number_and_an_address(client: LabelStudioClient) -> None:
+    [user, *_] = client.users()
+    assert isinstance(user["id"], int)
+    assert (user["first_name"], user["last_name"]) == ("", "")
+    assert "@example.com" in user["email"]
+
+
 def test_clock_is_near_ours_or_the_fakes(client: LabelStudioClient) -> None:
     assert client.now().tzinfo is not None
 
