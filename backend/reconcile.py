@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from backend import store as queries
 from backend.annotation_rows import Judgements, Rankings
+from backend.errors import RejectedError, UnauthorisedError
 from backend.label_studio import LabelStudioClient
 from backend.people import keep_names, unknown
 from backend.prompt_rows import Prompts
@@ -64,11 +65,14 @@ def reconcile(store: Store, client: LabelStudioClient, workspace: str, *, full: 
 
 
 def _people(store: Store, client: LabelStudioClient, full: bool) -> None:
-    """Names, if somebody has none yet, or another one perhaps."""
+    """Names, if somebody has none yet, or another one perhaps; whoever may not read them goes without."""
     with store.reading() as session:
         wanted = full or unknown(session)
     if wanted:
-        users = client.users()
+        try:
+            users = client.users()
+        except (UnauthorisedError, RejectedError):
+            users = []
         with store.session() as session:
             keep_names(session, users)
 

@@ -16,7 +16,7 @@ import label_config
 from backend import people
 from backend import store as queries
 from backend.annotations import prompt_id, ranking_task_data, review_source_key, review_task_data
-from backend.errors import NotFoundError, NotFoundInStoreError, UnreachableError
+from backend.errors import NotFoundError, NotFoundInStoreError, UnauthorisedError, UnreachableError
 from backend.label_studio import LabelStudioClient
 from backend.reconcile import Changes, reconcile
 from backend.store import Store
@@ -247,6 +247,16 @@ def test_annotators_get_their_names_and_keep_none_that_label_studio_does_not_kno
     assert shown()[0] == "user1@example.com (#1)"
     world.look(full=True)
     assert shown() == ["Lin Wang (#1)", "#4"]
+
+
+def test_names_that_may_not_be_read_hold_nothing_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Any:
+        raise UnauthorisedError("not for you")
+
+    monkeypatch.setattr(world.client, "users", refuse)
+    key = world.fake.annotate(world.ranking_task(), ranking_result("x2", "x1"))
+    assert world.look(full=True).rankings == 1
+    assert world.rankings()[key].state == "active"
 
 
 def test_edit_replaces_what_it_said(world: World) -> None:
