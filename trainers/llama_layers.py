@@ -75,7 +75,7 @@ class Layer:
         x = x + self._out(attended)
         h = functional.rms_norm(x, self.norm_2.shape, self.norm_2, self.shape.epsilon)
         gate, up = self._gate_and_up(h)
-        return x + self._down(functional.silu(gate) * up)
+        return x + self._down(_Gated.apply(gate, up))  # type: ignore[no-untyped-call]
 
     def _take_products(self, attention: Any, mlp: Any) -> None:
         self.qkv = AdaptedLinears(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -108,6 +108,21 @@ def turns_of_positions(trunk: nn.Module, positions: int, device: torch.device) -
     cosine, sine = rotary(torch.empty(0, dtype=torch.float32, device=device), index)
     half = cosine.shape[-1] // 2
     return torch.complex(cosine[0, :, :half], sine[0, :, :half])
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) · up, of which nothing but the two is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad_up = functional.silu(gate).mul_(grads[0])
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), grad_up
 
 
 class _Turned(torch.autograd.Function):
