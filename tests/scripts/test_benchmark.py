@@ -25,7 +25,8 @@ from scripts.benchmark.measures.ppo_update import LORA, random_model
 from scripts.benchmark.page import rows_of
 from scripts.benchmark.programs import meter
 from scripts.benchmark.programs import random_model as random_model_program
-from scripts.benchmark.programs.floor import necessary_flops
+from scripts.benchmark.programs.devices import Device
+from scripts.benchmark.programs.floor import matrix_product_rate, necessary_flops
 from scripts.benchmark.programs.target import Ended, Target, brevity
 from scripts.benchmark.results import (
     BenchmarkError,
@@ -241,6 +242,22 @@ def test_warm_up_and_pauses_do_not_count() -> None:
     with clock.paused():  # from 2 to 7
         pass
     assert clock.seconds() == 4.0
+
+
+def test_rate_of_products_smaller_than_a_tick_of_the_clock_is_measured() -> None:
+    from transformers import LlamaConfig
+
+    class Coarse(Device):
+        def now(self) -> float:
+            return math.floor(super().now() * 500) / 500
+
+    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_hidden_layers=1)
+    threads = torch.get_num_threads()
+    try:
+        rate = matrix_product_rate(config, 64, Coarse())  # 0.003 GFLOP, thousandths of a tick
+    finally:
+        torch.set_num_threads(threads)
+    assert 1e8 < rate < 1e13
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from trainers.records import Prompt, read_jsonl
 
 RATE_SECONDS = 1.0
 """Spent on measuring the rate."""
+LEAST_FLOPS = 1e9
+"""Of what is timed at once: some milliseconds, which every clock can tell from nothing."""
 KEY_AND_VALUE, QUERY_KEY_VALUE = (1, 2), 3
 """Places in `layer_shapes`."""
 
@@ -102,14 +105,15 @@ def matrix_product_rate(config: PreTrainedConfig, tokens: int, device: Device) -
     weights = [torch.randn(b, a, device=place, dtype=dtype) for a, b in layer_shapes(config)]
     inputs = {a: torch.randn(tokens, a, device=place, dtype=dtype) for a, _ in layer_shapes(config)}
     flops = 2 * tokens * sum(a * b for a, b in layer_shapes(config))
+    repeats = math.ceil(LEAST_FLOPS / flops)
     rounds, best, began = 0, float("inf"), device.now()
     while rounds < 3 or device.now() - began < RATE_SECONDS:
         before = device.now()
-        for weight in weights:
+        for weight in weights * repeats:
             torch.nn.functional.linear(inputs[weight.shape[1]], weight)
         best = min(best, device.now() - before)
         rounds += 1
-    return flops / best
+    return repeats * flops / best
 
 
 if __name__ == "__main__":
