@@ -8,6 +8,7 @@ from typing import Any
 from backend.data_report import Data, data_rows, named_prompts, quoted
 from backend.report import Report, to_html, to_text
 from backend.rounds import build_report
+from backend.service import Service
 from backend.store import current_round
 from backend.tables import PromptRow, RankingRow, RunRow
 from backend.verdict import judge_round
@@ -136,6 +137,15 @@ def test_prompts_are_text_in_the_report() -> None:
     assert quoted([], {}) == ""
 
 
+def reported(service: Service) -> dict[str, str]:
+    """What the report of the newest round says about its data."""
+    with service.store.reading() as session:
+        current = current_round(session, "team")
+        assert current is not None
+        report = build_report(session, service.settings, current)
+    return {en: value for _, en, value in report.data}
+
+
 def test_report_of_a_round_shows_its_data(tmp_path: Path) -> None:
     service = seeded(tmp_path / "data")
     with service.store.session() as session:
@@ -143,11 +153,7 @@ def test_report_of_a_round_shows_its_data(tmp_path: Path) -> None:
         team = measure_agreement(a_team()).to_json()
         run.result = {**(run.result or {}), "team": team, "coverage": COVERAGE}
         session.add(PromptRow(workspace="team", prompt_id="p8", text="Which prize?", split="unseen"))
-    with service.store.reading() as session:
-        current = current_round(session, "team")
-        assert current is not None
-        report = build_report(session, service.settings, current)
-    found = {en: value for _, en, value in report.data}
+    found = reported(service)
     assert found["two annotators agree"].startswith("50%")
     assert "“Which prize?”" in found["unseen prompts far from all learned ones"]
 
@@ -165,10 +171,6 @@ def test_report_shows_agreement_before_a_training_measured_it(tmp_path: Path) ->
                 annotator=99, updated_at="", result_hash="", state="active", order=first.order[::-1],
             )
         )  # fmt: skip
-    with service.store.reading() as session:
-        current = current_round(session, "team")
-        assert current is not None
-        report = build_report(session, service.settings, current)
-    found = {en: value for _, en, value in report.data}
+    found = reported(service)
     assert found["two annotators agree"].startswith("0%")
     assert found["prompts with more disagreement than agreement"] == "1 / 1"

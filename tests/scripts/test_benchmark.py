@@ -75,6 +75,7 @@ def test_our_side_of_every_measure_runs_and_gives_rows(name: str, inputs: Path, 
     assert Results.read(found.write(tmp_path)) == found
     rows = rows_of(found)
     assert rows
+    assert all(math.isfinite(row.ours.middle) for row in rows)
     # at this size neither memory nor time need grow with anything
     assert all(row.ours.middle > 0 for row in rows if "memory" not in row.what and "growth" not in row.what)
     assert all(row.ratio is None for row in rows)

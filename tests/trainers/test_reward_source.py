@@ -11,13 +11,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.tiny_models import tiny_model_dir
+from tests.trainers.test_models import change
+from tests.trainers.test_models import saved as saved_policy
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ConfigError, ModelError
 from trainers.models import ADAPTER_FILE, encode_conversations, load_tokenizer, pad
 from trainers.records import Prompt
 from trainers.reward_model import centre_heads, head_scores, new_reward_model, save_reward_model
 from trainers.reward_source import load_reward
-from trainers.trainable_policy import REWARD, TrainablePolicy, load_trainable_policy, save_policy
+from trainers.trainable_policy import REWARD, load_trainable_policy
 
 PROMPTS = [Prompt("p1", "How do I descale a kettle?"), Prompt("p2", "水壶怎么除垢？")]
 RESPONSES = ["Pour in vinegar.", "倒入白醋。"]
@@ -30,12 +32,6 @@ def saved(directory: Path, ensemble: int) -> tuple[str, list[list[float]]]:
     centre_heads(reward, rows[:1], 1)
     save_reward_model(reward, directory)
     return str(directory), head_scores(reward, rows, 2).tolist()
-
-
-def change(policy: TrainablePolicy) -> None:
-    with torch.no_grad():
-        for tensor in policy.trainable_state().values():
-            tensor += 0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
 
 
 def scores_with(reward_model: str, penalty: float) -> Sequence[float]:
@@ -92,9 +88,7 @@ def test_reward_adapter_scores_on_the_policys_base(start: str, ensemble: int, tm
         tuning: Any = "lora" if start == "adapter" else "full"
         first = load_trainable_policy(dataclasses.replace(config, tuning=tuning))
         change(first)
-        (tmp_path / "start").mkdir()
-        save_policy(first, load_tokenizer(base), tmp_path / "start", merge=False)
-        config = dataclasses.replace(config, start_policy=str(tmp_path / "start"))
+        config = dataclasses.replace(config, start_policy=str(saved_policy(first, tmp_path / "start")))
     policy = load_trainable_policy(config)
     change(policy)
     trained = policy.trainable_state().keys()
