@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainers.llama_layers import Adapter, Layer, Shape, base_and_adapters
+from trainers.llama_layers import Adapter, Layer, Shape, base_and_adapters, gated
 
 COPY_PARAMETERS = 200_000_000
 """Up to this size the weights are copied into the fused layout whenever they have changed."""
@@ -35,10 +35,9 @@ def layers_of(trunk: nn.Module, first: int = 0, *, decoding: bool = False) -> li
 
 def can_fuse(trunk: nn.Module) -> bool:
     """Whether the weights are small enough to copy, and precise enough to add adapters to."""
-    parameters = list(trunk.parameters())
     return (
         cast(Any, trunk).dtype == torch.float32
-        and sum(parameter.numel() for parameter in parameters) <= COPY_PARAMETERS
+        and sum(parameter.numel() for parameter in trunk.parameters()) <= COPY_PARAMETERS
     )
 
 
@@ -64,20 +63,21 @@ class FusedLayer(Layer):
         self.merged_out = FusedLinear([_Part.of(attention.o_proj)], self.decoding)
         self.merged_down = FusedLinear([_Part.of(mlp.down_proj)], self.decoding)
 
-    def _qk_and_v(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _qk_and_v(self, x: Tensor) -> tuple[Tensor, Tensor]:
         heads, kv_heads, size, _ = self.shape
-        qk, v = torch.split(self.qkv_in_one(h), [(heads + kv_heads) * size, kv_heads * size], dim=-1)
+        products = self.qkv_in_one(self.normed_1(x))
+        qk, v = torch.split(products, [(heads + kv_heads) * size, kv_heads * size], dim=-1)
         return qk, v
-
-    def _gate_and_up(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = self.gate_up_in_one(h).chunk(2, dim=-1)
-        return gate, up
 
     def _out(self, attended: Tensor) -> Tensor:
         return self.merged_out(attended)
 
-    def _down(self, h: Tensor) -> Tensor:
-        return self.merged_down(h)
+    def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = self.gate_up_in_one(self.normed_2(x)).chunk(2, dim=-1)
+        return gate, up
+
+    def _down(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.merged_down(gated(gate, up))
 
     def _turned(self, qk: Tensor, turns: Tensor) -> Tensor:
         """The two numbers that rotate together stand next to each other."""

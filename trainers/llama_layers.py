@@ -7,6 +7,8 @@ in fp32 there is a faster kind, `trainers.fused_layers`, which also chooses betw
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,7 +20,7 @@ from torch.nn import functional
 
 def is_llama(trunk: nn.Module) -> bool:
     """Whether the layers of this trunk compute what `Layer` does, and their weights are whole."""
-    config: Any = trunk.config
+    config, layer = cast(Any, trunk).config, cast(Any, trunk).layers[0]
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     return (
         config.model_type in ("llama", "qwen2", "qwen3")
@@ -26,7 +28,7 @@ def is_llama(trunk: nn.Module) -> bool:
         and config.hidden_act == "silu"
         and not getattr(config, "use_sliding_window", False)
         and rope in ("default", "linear", "llama3", "yarn")
-        and all(parameter.is_floating_point() for parameter in trunk.parameters())  # else it is quantised
+        and all(weights.is_floating_point() for weights in layer.parameters())  # else it is quantised
     )
 
 
@@ -51,8 +53,8 @@ class Layer:
 
     def __init__(self, layer: Any, shape: Shape) -> None:
         attention, self.shape = layer.self_attn, shape
-        self.norm_1: Tensor = layer.input_layernorm.weight
-        self.norm_2: Tensor = layer.post_attention_layernorm.weight
+        self.normed_1 = _norm(layer.input_layernorm.weight, shape.epsilon)
+        self.normed_2 = _norm(layer.post_attention_layernorm.weight, shape.epsilon)
         self.q_norm: Tensor | None = attention.q_norm.weight if hasattr(attention, "q_norm") else None
         self.k_norm: Tensor | None = attention.k_norm.weight if hasattr(attention, "k_norm") else None
         self._take_products(attention, layer.mlp)
@@ -60,8 +62,7 @@ class Layer:
     def queries_keys_values(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With their places turned in. (..., H), (..., D / 2) complex -> each (..., heads, D)"""
         shape = self.shape
-        h = functional.rms_norm(x, self.norm_1.shape, self.norm_1, shape.epsilon)
-        qk, v = (t.view(*x.shape[:-1], -1, shape.head_size) for t in self._qk_and_v(h))
+        qk, v = (t.view(*x.shape[:-1], -1, shape.head_size) for t in self._qk_and_v(x))
         if self.q_norm is not None:
             q, k = torch.split(qk, [shape.heads, shape.kv_heads], dim=-2)
             q = functional.rms_norm(q, self.q_norm.shape, self.q_norm, shape.epsilon)
@@ -73,28 +74,28 @@ class Layer:
     def rest(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows attention. Both (..., H) -> (..., H)"""
         x = x + self._out(attended)
-        h = functional.rms_norm(x, self.norm_2.shape, self.norm_2, self.shape.epsilon)
-        gate, up = self._gate_and_up(h)
-        return x + self._down(_Gated.apply(gate, up))  # type: ignore[no-untyped-call]
+        gate, up = self._gate_and_up(x)
+        return x + self._down(gate, up)
 
     def _take_products(self, attention: Any, mlp: Any) -> None:
-        self.qkv = AdaptedLinears(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.gate_up = AdaptedLinears(mlp.gate_proj, mlp.up_proj)
-        self.out, self.down = AdaptedLinears(attention.o_proj), AdaptedLinears(mlp.down_proj)
+        self.qkv = AdaptedLinears(attention.q_proj, attention.k_proj, attention.v_proj, before=self.normed_1)
+        self.out = AdaptedLinears(attention.o_proj)
+        self.gate_up = AdaptedLinears(mlp.gate_proj, mlp.up_proj, before=self.normed_2)
+        self.down = AdaptedLinears(mlp.down_proj, before=gated)
 
-    def _qk_and_v(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = self.qkv(h)
+    def _qk_and_v(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = self.qkv(x)
         return torch.cat([q, k], dim=-1), v
-
-    def _gate_and_up(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = self.gate_up(h)
-        return gate, up
 
     def _out(self, attended: Tensor) -> Tensor:
         return self.out(attended)[0]
 
-    def _down(self, h: Tensor) -> Tensor:
-        return self.down(h)[0]
+    def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = self.gate_up(x)
+        return gate, up
+
+    def _down(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.down(gate, up)[0]
 
     def _turned(self, qk: Tensor, turns: Tensor) -> Tensor:
         """(..., heads, D), (..., 1, D / 2) -> (..., heads, D)"""
@@ -110,9 +111,16 @@ def turns_of_positions(trunk: nn.Module, positions: int, device: torch.device) -
     return torch.complex(cosine[0, :, :half], sine[0, :, :half])
 
 
-class _Gated(torch.autograd.Function):
-    """silu(gate) · up, of which nothing but the two is kept."""
+def _norm(weight: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
+    return partial(functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=epsilon)
 
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, of which nothing but the two is kept."""
+    return cast(Tensor, _Gated.apply(gate, up))  # type: ignore[no-untyped-call]
+
+
+class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
@@ -171,7 +179,13 @@ def base_and_adapters(layer: Any) -> tuple[Any, list[Adapter]]:
 class AdaptedLinears:
     """Linear layers of the same input, adapters beside them; trains the adapters, or else the weights."""
 
-    def __init__(self, *layers: Any) -> None:
+    def __init__(self, *layers: Any, before: Callable[..., Tensor] = lambda x: x) -> None:
+        """
+        Args:
+            before: makes the layers' input of what comes in. In the backward pass it is computed again: it
+                takes little time, and what it makes would take memory in every layer.
+        """
+        self.before = before
         parts = [base_and_adapters(layer) for layer in layers]
         self.bases = [(base.weight, base.bias) for base, _ in parts]
         self.adapters = [adapter for _, adapters in parts for adapter in adapters]
@@ -182,49 +196,57 @@ class AdaptedLinears:
                 self.down = torch.cat([adapter.a for adapter in self.adapters]).to(dtype)  # (Σ r, in)
                 self.ups = [(adapter.scale * adapter.b).to(dtype) for adapter in self.adapters]
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(..., in) -> (..., out) of each"""
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What `before` makes (..., in) of -> (..., out) of each"""
         if not self.adapters:
+            x = self.before(*inputs)
             return tuple(functional.linear(x, weight, bias) for weight, bias in self.bases)
+        flat = [part.flatten(0, -2) for part in inputs]
         trained = [tensor for adapter in self.adapters for tensor in (adapter.a, adapter.b)]
-        outs = _AdaptedProducts.apply(x.flatten(0, -2), self, *trained)  # type: ignore[no-untyped-call]
-        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+        outs = _AdaptedProducts.apply(self, len(flat), *flat, *trained)  # type: ignore[no-untyped-call]
+        return tuple(out.view(*inputs[0].shape[:-1], -1) for out in outs)
 
 
 class _AdaptedProducts(torch.autograd.Function):
     """x Wᵀ + s x Aᵀ Bᵀ of each layer, with gradients of x and of each A and B alone. (N, in) -> (N, out) each
 
-    All A are one product, and nothing but x and x Aᵀ is kept.
+    All A are one product, and nothing but what x is made of and x Aᵀ is kept.
         ∂A = s Bᵀ gᵀ x        ∂B = s gᵀ x Aᵀ        ∂x = g W + s g B A
     Source: Hu et al. 2021, arXiv:2106.09685, eq. 3.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layers: AdaptedLinears, *_trained: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, layers: AdaptedLinears, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs = tensors[:count]  # the adapters, behind them, are in `layers` too
+        x = layers.before(*inputs)
         outs = [functional.linear(x, weight, bias) for weight, bias in layers.bases]
         inner = x @ layers.down.t()  # (N, Σ r)
         own = torch.split(inner, [up.shape[1] for up in layers.ups], dim=1)
         for owner, part, up in zip(layers.owners, own, layers.ups, strict=True):
             outs[owner].addmm_(part, up.t())
-        ctx.save_for_backward(x, inner)
+        ctx.save_for_backward(inner, *inputs)
         ctx.layers = layers
         return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner = ctx.saved_tensors
+        inner, *inputs = ctx.saved_tensors
         layers: AdaptedLinears = ctx.layers
+        inputs = [part.detach().requires_grad_(ctx.needs_input_grad[2]) for part in inputs]
+        with torch.enable_grad():
+            x = layers.before(*inputs)
         ranks = [up.shape[1] for up in layers.ups]
         per_adapter = [grads[owner] for owner in layers.owners]
         grad_inner = torch.cat([g @ up for g, up in zip(per_adapter, layers.ups, strict=True)], dim=1)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
+        grad_inputs: Sequence[Tensor | None] = [None] * len(inputs)
+        if x.requires_grad:
             grad_x = grad_inner @ layers.down
             for g, (weight, _) in zip(grads, layers.bases, strict=True):
                 grad_x.addmm_(g, weight)
+            grad_inputs = torch.autograd.grad(x, inputs, grad_x)
         found: list[Tensor] = []
         grads_a = torch.split(grad_inner.t() @ x, ranks)
         own = torch.split(inner, ranks, dim=1)
         for adapter, grad_a, part, g in zip(layers.adapters, grads_a, own, per_adapter, strict=True):
             found += [grad_a.to(adapter.a.dtype), (g.t() @ part).to(adapter.b.dtype) * adapter.scale]
-        return grad_x, None, *found
+        return None, None, *grad_inputs, *found

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -32,9 +31,11 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
+from trainers.adapters import holds_adapter, load_adapter
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ModelError
-from trainers.llama_layers import is_llama
+from trainers.fused_layers import layers_of
+from trainers.llama_layers import Layer, is_llama
 from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
 from trainers.packed_trunk import wanted_states
 from trainers.quantisation import quantisation
@@ -43,10 +44,8 @@ from trainers.split_trunk import SplitTrunk
 
 SMALL_MODEL_PARAMETERS = 50_000_000
 """Below this a model is tiny: full fine-tuning fits anywhere, and steps may be larger."""
-ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_ZEROS_FILE = "head_zeros.safetensors"
 """Of an ensemble of score heads: what is taken from each head's scores."""
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class PolicyModel(nn.Module):
@@ -57,6 +56,7 @@ class PolicyModel(nn.Module):
         self.language_model = language_model
         self.split: SplitTrunk | None = None
         self.gradient_checkpointing = False
+        self._layers: dict[int, list[Layer]] | None = None
 
     @property
     def causal_model(self) -> PreTrainedModel:
@@ -110,6 +110,23 @@ class PolicyModel(nn.Module):
             for layer in layers:
                 layer.training = False
 
+    def layers(self, first: int) -> list[Layer]:
+        """The trunk's layers from the `first`, where the trunk `trainers.llama_layers.is_llama`."""
+        if self._layers is None:
+            return layers_of(self.trunk, first)
+        if first not in self._layers:
+            self._layers[first] = layers_of(self.trunk, first)
+        return self._layers[first]
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Inside, nobody changes weights or switches adapters: `layers` are made once for all passes."""
+        self._layers = {}
+        try:
+            yield
+        finally:
+            self._layers = None
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits in fp32 for any selection of hidden states. (..., H) -> (..., V)"""
         output_layer = self.causal_model.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -149,11 +166,11 @@ def _last_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) ->
     """Each row's hidden state at its last real token. (B, T) -> (B, H)"""
     if is_llama(trunk):
         real = attention_mask.bool()
-        lengths = real.sum(dim=1)
-        wanted = torch.zeros(int(lengths.sum()), dtype=torch.bool, device=real.device)
+        lengths = real.sum(dim=1).cpu()
+        wanted = torch.zeros(int(lengths.sum()), dtype=torch.bool)
         wanted[lengths.cumsum(dim=0) - 1] = True
         states = cast(nn.Module, trunk.embed_tokens)(input_ids[real])
-        return wanted_states(trunk, states, lengths.tolist(), wanted)[0]
+        return wanted_states(trunk, layers_of(trunk), states, lengths.tolist(), wanted)[0]
     hidden = _hidden(trunk, input_ids, attention_mask)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
     last = (attention_mask.long() * positions).argmax(dim=1)  # (B,)
@@ -226,7 +243,7 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
             source, num_labels=heads, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     if is_adapter:
-        classifier = _load_adapter(classifier, path)
+        classifier = load_adapter(classifier, path)
     reward = assembled_reward_model(classifier, path, base_model)
     return reward.to(device).eval().requires_grad_(False)
 
@@ -337,7 +354,7 @@ def load_language_model(
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **quantised
         )
-    return _load_adapter(model, cast(Path, path)) if is_adapter else model
+    return load_adapter(model, cast(Path, path)) if is_adapter else model
 
 
 def score_weight(path: Path) -> Tensor:
@@ -355,30 +372,6 @@ def score_weight(path: Path) -> Tensor:
         f"`{path}` holds no `score.weight`, so it is no reward model that scores the last token; needed is "
         "what the reward stage makes, or an AutoModelForSequenceClassification of a causal family"
     )
-
-
-def holds_adapter(path: Path) -> bool:
-    """Whether a model's directory is an adapter on another model. Raises: ModelError: one without weights."""
-    if not (path / "adapter_config.json").is_file():
-        return False
-    if not (path / ADAPTER_FILE).is_file():
-        raise ModelError(
-            f"`{path}` has an adapter_config.json but no `{ADAPTER_FILE}`; only safetensors are read"
-        )
-    return True
-
-
-def _load_adapter(model: nn.Module, path: Path) -> PeftModel:
-    with readable(path), without_deprecations():
-        return cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
-
-
-@contextlib.contextmanager
-def without_deprecations() -> Iterator[None]:
-    """peft 0.21 asks transformers 5.23 for an attribute that was renamed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        yield
 
 
 @contextlib.contextmanager

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from trainers.fused_layers import layers_of
 from trainers.llama_layers import Layer, Shape, turns_of_positions
 
 
 def wanted_states(
     trunk: nn.Module,
+    layers: Sequence[Layer],
     states: Tensor,
     lengths: Sequence[int],
     wanted: Tensor,
@@ -32,10 +32,11 @@ def wanted_states(
     """Hidden states after the last layer.
 
     Args:
-        states: what goes into `first_layer`, sequence after sequence. (N, H)
+        layers: those to run, up to the last (`trainers.fused_layers.layers_of`).
+        states: what goes into the first of them, sequence after sequence. (N, H)
         lengths: tokens of each sequence, N in all.
-        wanted: True where the state is wanted. (N,) bool
-        first_layer: the first of the layers to run.
+        wanted: True where the state is wanted; on the CPU, a GPU would be waited for. (N,) bool
+        first_layer: how many are below them.
         features_after: give the wanted states after this many layers too.
         checkpointing: keep the layers' inputs only, and compute the rest again in the backward pass.
     Returns:
@@ -50,9 +51,8 @@ def wanted_states(
     source[places] = torch.arange(len(places), device=x.device)
     positions = torch.cat([torch.arange(length) for length in lengths]).to(x.device)
     turns = turns_of_positions(trunk, width, x.device)[positions]  # (N, D / 2)
-    keep = wanted.nonzero().squeeze(1)
+    keep = wanted.nonzero().squeeze(1).to(x.device)
     features = x[keep] if features_after == first_layer else None
-    layers = layers_of(trunk, first_layer)
 
     def run(layer: Layer, x: Tensor) -> Tensor:
         padded = [

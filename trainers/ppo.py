@@ -218,7 +218,8 @@ def learn(trainer: Trainer, experience: Experience, update: int, step_scale: flo
     for _ in range(config.epochs):
         epoch, order = torch.zeros(len(_SUMS)), torch.randperm(len(rollout), generator=shuffle)
         for rows in torch.split(order, config.minibatch_size):
-            epoch += backward(trainer, experience, rows.tolist())
+            with trainer.policy.unchanged():
+                epoch += backward(trainer, experience, rows.tolist())
             norm = float(
                 torch.nn.utils.clip_grad_norm_(trained_parameters(trainer.policy), config.max_grad_norm)
             )
@@ -256,11 +257,12 @@ def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> T
 
     With several processes each computes its share of the rows, and all receive the sums.
     """
-    config, rollout, sums = trainer.config, experience.rollout, torch.zeros(len(_SUMS))
+    config, rollout, device = trainer.config, experience.rollout, trainer.policy.device
     tokens = int(rollout.lengths[rows].sum())
+    sums = torch.zeros(len(_SUMS), device=device)  # read once: a GPU need not be waited for in between
     for index in trainer.group.batches(rollout.shortest_first(rows), config.micro_batch_size):
         part = rollout.select(index)
-        mask, device = part.response_mask, trainer.policy.device
+        mask = part.response_mask
         old_logprobs = part.logprobs[mask].to(device)  # (N,)
         advantages = experience.advantages[index, : mask.shape[1]][mask].to(device)  # (N,)
         new = evaluate(trainer.policy, part, config.temperature, with_entropy=config.entropy_coef > 0)
@@ -274,9 +276,9 @@ def backward(trainer: Trainer, experience: Experience, rows: Sequence[int]) -> T
             clipped = (ratio - 1).abs() > config.clip_range
             moved = kl_k3(old_logprobs, new.logprobs)
             columns = (losses, clipped, moved, ratio, torch.ones_like(ratio))
-            sums += torch.stack([column.sum().float().cpu() for column in columns])
+            sums += torch.stack([column.sum().float() for column in columns])
     trainer.group.sum_gradients(trained_parameters(trainer.policy))
-    return trainer.group.sum(sums)
+    return trainer.group.sum(sums.cpu())
 
 
 def look(trainer: Trainer, prompts: Sequence[Prompt], update: int, train_score: float) -> tuple[Look, Any]:

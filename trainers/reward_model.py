@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from trainers.adapters import new_adapter
 from trainers.config import RewardConfig
-from trainers.errors import ModelError
 from trainers.model_files import check_memory, load_config, local_directory, readable
 from trainers.models import (
     HEAD_ZEROS_FILE,
-    LORA_TARGETS,
     RewardModel,
     count_parameters,
     device_and_dtype,
     load_tokenizer,
     pad,
     resolve_tuning,
-    without_deprecations,
     without_report_of_new_head,
 )
 
@@ -58,7 +56,7 @@ def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full",
     else:
         nn.init.zeros_(classifier.score.weight)
     if tuning == "lora":
-        classifier = _with_adapter(classifier, config.lora_rank)
+        classifier = new_adapter(classifier, config.lora_rank, "SEQ_CLS", seed=config.seed)
     tokenizer = load_tokenizer(source, "right")
     return RewardModel(classifier, tokenizer).to(device), tuning
 
@@ -114,14 +112,3 @@ def disagreement(scores: Tensor) -> Tensor:
     Source: Coste et al. 2024, arXiv:2310.02743; heads on one trunk: Zhang et al. 2024, arXiv:2401.16635.
     """
     return scores.std(dim=1)
-
-
-def _with_adapter(classifier: PreTrainedModel, rank: int) -> PeftModel:
-    present = {name.rsplit(".", 1)[-1] for name, _ in classifier.named_modules()}
-    if not (targets := [name for name in LORA_TARGETS if name in present]):
-        raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
-    settings = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="SEQ_CLS"
-    )  # SEQ_CLS trains and saves the score heads as well
-    with without_deprecations():
-        return cast(PeftModel, get_peft_model(classifier, settings))

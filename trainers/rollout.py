@@ -148,7 +148,7 @@ def _states_before_responses(
     wanted = real & (columns >= first[:, None])
     lower = [states[:-1] for states in rollout.lower_hidden or ()] if model.split is not None else []
     if is_llama(model.trunk):
-        return _packed_states(model, reads, lower, wanted[real].to(model.device), features_after)
+        return _packed_states(model, reads, lower, wanted[real], features_after)
     with _kept(model, lower, features_after) as kept, model.keeping_inputs_only():
         if model.split is not None and lower:
             hidden = model.split.upper(lower)  # (B, T, H)
@@ -175,6 +175,7 @@ def _packed_states(
         states, first_layer = cast(nn.Module, model.trunk.embed_tokens)(ids), 0
     return wanted_states(
         model.trunk,
+        model.layers(first_layer),
         states,
         lengths,
         wanted,

@@ -15,24 +15,19 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainers.adapters import add_trunk_of_classifier, holds_adapter, new_adapter
 from trainers.config import PPOConfig
 from trainers.errors import ModelError
-from trainers.model_files import readable
 from trainers.models import (
-    ADAPTER_FILE,
-    LORA_TARGETS,
     PolicyModel,
     count_parameters,
     device_and_dtype,
-    holds_adapter,
     load_language_model,
     resolve_tuning,
-    without_deprecations,
 )
 from trainers.sharding import shard_base
 from trainers.split_trunk import split_below
@@ -170,13 +165,15 @@ def _language_model(
     if isinstance(model, PeftModel) and tuning == "lora":
         model.load_adapter(start, REFERENCE, is_trainable=False)
     elif tuning == "lora":
-        model = _add_adapter(model, config)
+        layers = range(cast(PreTrainedModel, model).config.num_hidden_layers)
+        trained = layers[-config.trained_layers :]
+        model = new_adapter(model, config.lora_rank, "CAUSAL_LM", seed=config.seed, layers=trained)
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model.requires_grad_(tuning == "full")
     if isinstance(model, PeftModel):
         if _shares_base(config):
-            _add_reward_adapter(model, Path(config.reward_model))
+            add_trunk_of_classifier(model, REWARD, Path(config.reward_model))
         model.set_adapter("default")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".default." in name)
@@ -188,19 +185,6 @@ def _shares_base(config: PPOConfig) -> bool:
     on_base_model = not config.start_policy or holds_adapter(Path(config.start_policy))
     reward_base = config.reward_base_model or config.base_model
     return on_base_model and reward_base == config.base_model and holds_adapter(Path(config.reward_model))
-
-
-def _add_reward_adapter(model: PeftModel, path: Path) -> None:
-    """Its score heads, which are no part of a language model, are left to `trainers.reward_source`."""
-    with readable(path), without_deprecations():
-        settings = LoraConfig.from_pretrained(str(path))
-        settings.modules_to_save, settings.task_type = None, "CAUSAL_LM"
-        weights = load_file(path / ADAPTER_FILE)
-        model.add_adapter(REWARD, settings)
-        layers = {name: tensor for name, tensor in weights.items() if not name.endswith("score.weight")}
-        unknown = set_peft_model_state_dict(model, layers, REWARD).unexpected_keys
-    if unknown:
-        raise ModelError(f"`{path}` is no adapter on this base model: it holds {sorted(unknown)[:3]}")
 
 
 def _require_base_weights(policy: TrainablePolicy, start_policy: str) -> None:
@@ -222,17 +206,3 @@ def _lowest_adapted_layer(policy: PolicyModel) -> int:
     names = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     found = [int(match[1]) for name in names if (match := re.search(r"\.layers\.(\d+)\..*lora", name))]
     return min(found, default=0)
-
-
-def _add_adapter(model: nn.Module, config: PPOConfig) -> PeftModel:
-    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    if not (targets := [name for name in LORA_TARGETS if name in present]):
-        raise ModelError(f"none of the layers {LORA_TARGETS} are in this model; set `tuning` to `full`")
-    layers = range(cast(PreTrainedModel, model).config.num_hidden_layers)
-    settings = LoraConfig(
-        r=config.lora_rank, lora_alpha=2 * config.lora_rank, lora_dropout=0.0, target_modules=targets,
-        layers_to_transform=list(layers[-config.trained_layers :]), task_type="CAUSAL_LM",
-    )  # fmt: skip
-    with without_deprecations(), torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # half of an adapter starts at random
-        return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), settings))

@@ -70,7 +70,7 @@ def test_goal_without_a_peers_runs_is_neither_reached_nor_missed() -> None:
 
 
 def test_sides_that_did_unequal_work_are_no_measurement() -> None:
-    runs = update_runs([1536.0], [1536.0], "response_tokens")
+    runs = update_runs([1536.0], [1530.0], "response_tokens")  # of which one ended early
     require_equal_work(runs, "3.2M", ["response_tokens", "optimizer_steps"])
     with pytest.raises(BenchmarkError, match=r"unequal work, `response_tokens` is .* PEFT 1500, ours 1536"):
         require_equal_work(update_runs([1536.0], [1500.0], "response_tokens"), "3.2M", ["response_tokens"])

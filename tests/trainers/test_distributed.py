@@ -22,10 +22,10 @@ from torch.distributed.tensor import DTensor
 
 from tests.tiny_models import SENTENCES, tiny_model_dir
 from trainers import stopping
+from trainers.adapters import ADAPTER_FILE
 from trainers.config import PPOConfig, RewardConfig
 from trainers.distributed import ALONE, joined
 from trainers.errors import ConfigError, DataError, ModelError, RunError, TrainerError
-from trainers.models import ADAPTER_FILE
 from trainers.ppo import backward, collect, train_ppo
 from trainers.ppo_run import start
 from trainers.ppo_state import TrainingState

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal, cast
 
 import pytest
@@ -124,13 +125,34 @@ def test_adapter_too_small_to_be_added_to_bf16_weights_is_not_lost() -> None:
 def test_no_product_is_spent_on_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(_trunk: nn.Module, states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    def counted(
+        _trunk: nn.Module, _layers: object, states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, None]:
         sizes.append(len(states))
         return states[:8], None
 
     monkeypatch.setattr(rollout_module, "wanted_states", counted)
     evaluate(a_policy("llama"), a_rollout(), 1.0)
     assert sizes == [3 + 4 + 9 + 1 + 2 + 3 - 3]  # prompts and responses, less the last token of each
+
+
+def test_layers_of_large_models_keep_neither_norms_nor_gated_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_layers, "COPY_PARAMETERS", 0)
+    policy, kept = a_policy("llama"), dict[int, Tensor]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = evaluate(policy, a_rollout(), 1.0)
+    parts: Any = policy.causal_model.config
+    tokens = [t for t in kept.values() if t.dim() == 2 and len(t) in (8, 19)]  # of the last layer, of others
+    by_width = Counter(tensor.shape[1] for tensor in tokens)
+    assert states.logprobs.requires_grad  # whose graph holds them
+    assert by_width[parts.intermediate_size] == 2 * parts.num_hidden_layers, by_width  # gate, up
+    # before each of the two norms, and what attention gives; before the last norm
+    assert by_width[parts.hidden_size] == 3 * parts.num_hidden_layers + 1, by_width
 
 
 @torch.no_grad()

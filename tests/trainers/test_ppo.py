@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.tiny_models import SENTENCES, tiny_model_dir
 from trainers import ppo, rollout, stopping
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ConfigError, DataError, ModelError
+from trainers.fused_layers import layers_of
 from trainers.models import load_policy
 from trainers.ppo import Experience, backward, collect, learn, train_ppo
 from trainers.ppo_run import Trainer, start, trained_parameters
@@ -163,6 +165,29 @@ def test_micro_batches_and_row_order_do_not_change_the_gradient(size: int, a_tra
     assert max(float(g.abs().max()) for g in whole.values()) > 1e-3
     for name, expected in whole.items():
         assert torch.allclose(other[name], expected, atol=1e-6), name
+
+
+@pytest.mark.parametrize("kind", ["fused", "as large models are"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_layers_are_made_once_for_the_micro_batches_of_a_step_and_anew_for_the_next(
+    tuning: str, kind: str, a_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind != "fused":
+        monkeypatch.setattr("trainers.fused_layers.COPY_PARAMETERS", 0)
+    trainer = a_trainer(micro_batch_size=2, tuning=tuning)
+    experience, rows = an_experience(trainer), list(range(8))
+    made = mock.Mock(wraps=layers_of)
+    monkeypatch.setattr("trainers.models.layers_of", made)
+    for _ in range(2):
+        apart = gradient(trainer, experience, rows)
+        made.reset_mock()
+        with trainer.policy.unchanged():
+            together = gradient(trainer, experience, rows)
+        assert made.call_count == 1
+        assert all(torch.equal(together[name], apart[name]) for name in apart)
+        with torch.no_grad():
+            for tensor in trainer.policy.trainable_state().values():
+                tensor += 0.05 * torch.randn(tensor.shape, generator=generator_for(0, 0, "noise"))
 
 
 @pytest.mark.parametrize("layers", ["ours", "the library's"])

@@ -13,9 +13,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tests.tiny_models import tiny_model_dir
 from tests.trainers.test_models import change
 from tests.trainers.test_models import saved as saved_policy
+from trainers.adapters import ADAPTER_FILE
 from trainers.config import PPOConfig, RewardConfig
 from trainers.errors import ConfigError, ModelError
-from trainers.models import ADAPTER_FILE, encode_conversations, load_tokenizer, pad
+from trainers.models import encode_conversations, load_tokenizer, pad
 from trainers.records import Prompt
 from trainers.reward_model import centre_heads, head_scores, new_reward_model, save_reward_model
 from trainers.reward_source import load_reward

@@ -45,12 +45,13 @@ TINY: dict[str, dict[str, Any]] = {
     }
     for case, shape in SHAPES.items()
 }
-MICRO_BATCHES = {"Qwen2.5-0.5B": 16, "Llama-3-8B": 4}
+MICRO_BATCHES = {"Qwen2.5-0.5B": (16, 16), "Llama-3-8B": (8, 4)}
+"""(ours, the peer's): at 8B the peer fills a GPU of 140 GiB with 4 rows."""
 MEMORY_GOALS = {"Llama-3-8B": Goal("at most", 0.25)}
 
 
 def _jobs(scale: Scale) -> list[Job]:
-    prompts, tokens, updates = (64, 256, 2) if scale == "full" else (8, 8, 2)
+    prompts, tokens, updates = (64, 256, 3) if scale == "full" else (8, 8, 2)
     jobs = []
     for case, shape in (SHAPES if scale == "full" else TINY).items():
         # the reward model is an adapter, as the project's reward stage makes it of models of this size
@@ -58,10 +59,13 @@ def _jobs(scale: Scale) -> list[Job]:
                   "prompts": prompts, "prompt_tokens": (tokens, tokens)}  # fmt: skip
         options = update_options(
             Input(f"random-{case}", "random_model", {**shape, **inputs}), prompts, tuning="lora",
-            rows_at_once=prompts, response_tokens=tokens, minibatches=1,
-            micro_batch=MICRO_BATCHES[case] if scale == "full" else 4, updates=updates,
+            rows_at_once=prompts, response_tokens=tokens, minibatches=1, updates=updates,
         )  # fmt: skip
-        jobs += [Job(case, PEER, "trl_ppo", options, "trl-1.12"), Job(case, OURS, "floor", options)]
+        ours, peers = ({"micro_batch": rows} for rows in (MICRO_BATCHES[case] if scale == "full" else (4, 4)))
+        jobs += [
+            Job(case, PEER, "trl_ppo", options | peers, "trl-1.12"),
+            Job(case, OURS, "floor", options | ours),
+        ]
     return jobs
 
 

@@ -55,6 +55,7 @@ def update_options(model: Input, rollouts: int, **changes: Any) -> dict[str, Any
         "epochs": 4,
         "minibatches": 2,
         "micro_batch": rollouts // 2,
+        "checkpointing": False,
         "updates": 2,
         "warm_up": 1,
         "lora_rank": 8,

@@ -27,8 +27,8 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
 
     Args:
         options: `model`, `tuning`, `rollouts`, `rows_at_once` (in one forward pass of the rollout),
-            `response_tokens`, `epochs`, `minibatches`, `micro_batch`, `updates`, `warm_up`, `lora_rank`,
-            `trained_layers` (from the top; 0 is all), `temperature`, `seed`.
+            `response_tokens`, `epochs`, `minibatches`, `micro_batch`, `checkpointing`, `updates`, `warm_up`,
+            `lora_rank`, `trained_layers` (from the top; 0 is all), `temperature`, `seed`.
     """
     device = Device()
     model = Path(options["model"])
@@ -80,7 +80,7 @@ def a_config(options: dict[str, Any], model: Path) -> PPOConfig:
         epochs=options["epochs"],
         minibatch_size=options["rollouts"] // options["minibatches"],
         micro_batch_size=options["micro_batch"],
-        gradient_checkpointing=False,  # as the peer
+        gradient_checkpointing=options["checkpointing"],
         max_response_tokens=options["response_tokens"],
         max_prompt_tokens=1024,
         lora_rank=options["lora_rank"],

@@ -1,8 +1,8 @@
 """One PPO update after another, by TRL 1.12's `PPOTrainer`; full, or with PEFT as its documentation has it.
 
 Runs in the peer's virtual environment. Four models as TRL's own example: policy, reference (with PEFT the
-policy without its adapter), reward and value model. TRL's defaults of bf16 on a CPU and of gradient
-checkpointing are off: they would cost it many times its time.
+policy without its adapter), reward and value model. TRL's default of bf16 on a CPU is
+off: it would cost it many times its time.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def make_trainer(
         num_sample_generations=0,
         use_cpu=not cuda,
         bf16=cuda,
-        gradient_checkpointing=False,
+        gradient_checkpointing=options["checkpointing"],
         report_to="none",
         save_strategy="no",
         logging_strategy="no",
