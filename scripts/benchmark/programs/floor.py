@@ -14,8 +14,8 @@ from scripts.benchmark.programs.devices import Device
 from trainers.models import device_and_dtype, encode_prompts, load_tokenizer
 from trainers.records import Prompt, read_jsonl
 
-RATE_SECONDS = 1.0
-"""Spent on measuring the rate."""
+RATE_SECONDS = 4.0
+"""Spent on measuring the rate, about as many as an update takes: the machine's speed goes up and down."""
 LEAST_FLOPS = 1e9
 """Of what is timed at once: some milliseconds, which every clock can tell from nothing."""
 KEY_AND_VALUE, QUERY_KEY_VALUE = (1, 2), 3
@@ -100,20 +100,23 @@ def head_size(config: PreTrainedConfig) -> int:
 
 @torch.no_grad()
 def matrix_product_rate(config: PreTrainedConfig, tokens: int, device: Device) -> float:
-    """FLOP/s of a layer's products on this many tokens, at what the trainer computes in on this device."""
+    """Mean FLOP/s of a layer's products on this many tokens, in what the trainer computes in on this device."""
     place, dtype = device_and_dtype()
     weights = [torch.randn(b, a, device=place, dtype=dtype) for a, b in layer_shapes(config)]
     inputs = {a: torch.randn(tokens, a, device=place, dtype=dtype) for a, _ in layer_shapes(config)}
     flops = 2 * tokens * sum(a * b for a, b in layer_shapes(config))
     repeats = math.ceil(LEAST_FLOPS / flops)
-    rounds, best, began = 0, float("inf"), device.now()
-    while rounds < 3 or device.now() - began < RATE_SECONDS:
-        before = device.now()
+
+    def products() -> None:
         for weight in weights * repeats:
             torch.nn.functional.linear(inputs[weight.shape[1]], weight)
-        best = min(best, device.now() - before)
+
+    products()
+    rounds, began = 0, device.now()
+    while (seconds := device.now() - began) < RATE_SECONDS:
+        products()
         rounds += 1
-    return repeats * flops / best
+    return rounds * repeats * flops / seconds
 
 
 if __name__ == "__main__":
