@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,15 +16,20 @@ from label_config import (
     ALL_BAD,
     ANSWERS,
     CLOSE,
+    HISTORY,
     JUDGEMENT,
     LEFT,
     PROMPT,
     RANKING,
     RIGHT,
     SOURCE_KEY,
+    SYSTEM,
     TIE,
     VERDICT,
 )
+from trainers.errors import RecordError
+from trainers.preferences import normalise_prompt, prompt_id
+from trainers.records import Message, Prompt
 
 MAX_PROMPT_CHARACTERS = 4000
 SUSPICIOUS_LEAD_TIME_S = 2.0
@@ -34,8 +37,7 @@ SUSPICIOUS_LEAD_TIME_S = 2.0
 
 _REPEAT = "repeat:"
 _UNNAMED_COLUMN = "$undefined$"  # what Label Studio calls the lines of a text file
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SPEAKERS = {"user": "👤 ", "assistant": "🤖 "}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class ParsedPrompt:
     prompt_id: str
     text: str
     system: str = ""
+    history: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,23 +83,11 @@ class ParsedJudgement:
 # --- prompts ---
 
 
-def normalise(text: str) -> str:
-    """The same text for what looks the same: NFC, no control characters, no outer or repeated blanks."""
-    text = (
-        unicodedata.normalize("NFC", _SURROGATE.sub("\ufffd", text)).replace("\r\n", "\n").replace("\r", "\n")
-    )
-    lines = (re.sub(r"[ \t\u00a0]+", " ", _CONTROL.sub("", line)).strip() for line in text.split("\n"))
-    return "\n".join(lines).strip("\n\ufeff \u3000")
-
-
-def prompt_id(text: str, system: str = "") -> str:
-    """`p` and 12 hex digits that depend on the normalised text and system message only."""
-    content = json.dumps([normalise(text), normalise(system)], ensure_ascii=False)
-    return "p" + hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
 def parse_prompt(data: object) -> ParsedPrompt | Malformed:
-    """The prompt of a task of the prompts project. Reasons: `missing_column`, `empty`, `too_long`."""
+    """The prompt of a task of the prompts project.
+
+    Reasons: `missing_column`, `empty`, `bad_history`, `too_long`.
+    """
     if not isinstance(data, Mapping):
         return Malformed("missing_column")
     text = data.get(PROMPT, data.get(_UNNAMED_COLUMN))
@@ -104,13 +95,46 @@ def parse_prompt(data: object) -> ParsedPrompt | Malformed:
         text = str(text)
     if not isinstance(text, str):
         return Malformed("missing_column")
-    system = data.get("system")
-    system = normalise(system) if isinstance(system, str) else ""
-    if not (text := normalise(text)):
+    if not (text := _normalise(text)):
         return Malformed("empty")
-    if len(text) + len(system) > MAX_PROMPT_CHARACTERS:
+    if (history := _parse_history(data.get(HISTORY))) is None:
+        return Malformed("bad_history")
+    system = data.get(SYSTEM)
+    system = _normalise(system) if isinstance(system, str) else ""
+    if len(text) + len(system) + sum(len(turn.content) for turn in history) > MAX_PROMPT_CHARACTERS:
         return Malformed("too_long")
-    return ParsedPrompt(prompt_id(text, system), text, system)
+    return ParsedPrompt(prompt_id(text, system, history), text, system, history)
+
+
+def _normalise(text: str) -> str:
+    try:
+        return normalise_prompt(text)
+    except RecordError:
+        return ""
+
+
+def _parse_history(value: object) -> tuple[Message, ...] | None:
+    """The turns before the prompt, the user's and the assistant's in turn; `None` if they are something else.
+
+    In a CSV file they are JSON in a cell.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    if not isinstance(value, list):
+        return None
+    turns = []
+    for number, turn in enumerate(value):
+        role: Literal["user", "assistant"] = "assistant" if number % 2 else "user"
+        content = turn.get("content") if isinstance(turn, Mapping) and turn.get("role") == role else None
+        if not isinstance(content, str) or not (content := _normalise(content)):
+            return None
+        turns.append(Message(role, content))
+    return tuple(turns) if len(turns) % 2 == 0 else None
 
 
 # --- what people wrote ---
@@ -207,7 +231,7 @@ def ranking_task_data(
     """The data of a ranking task.
 
     Args:
-        prompt: its text, with its system message if it has one (`shown_prompt`).
+        prompt: from `shown_prompt`.
         responses: (id, text) in displayed order, which must be shuffled.
         source_key: from `ranking_source_key`.
     """
@@ -231,9 +255,12 @@ def ranking_prediction(order: Sequence[str], *, score: float, model_version: str
     return {"model_version": model_version, "score": score, "result": [region]}
 
 
-def shown_prompt(text: str, system: str = "") -> str:
-    """The prompt as people see it."""
-    return f"〔{system}〕\n\n{text}" if system else text
+def shown_prompt(prompt: Prompt) -> str:
+    """The prompt as people see it, with its system message and what was said before."""
+    parts = [f"〔{prompt.system}〕"] if prompt.system else []
+    turns = [*prompt.history, Message("user", prompt.text)] if prompt.history else []
+    parts += [_SPEAKERS[turn.role] + turn.content for turn in turns] or [prompt.text]
+    return "\n\n".join(parts)
 
 
 def ranking_source_key(workspace: str, round_number: int, prompt: str) -> str:

@@ -24,7 +24,7 @@ from backend.settings import Settings
 from backend.tables import PromptRow, RankingRow, ResponseRow, RoundRow, RunKind, RunRow, WorkspaceRow
 from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
 from trainers.manifest import write_json_atomic
-from trainers.records import Candidates, Prompt, Ranking, Record, Response, write_jsonl
+from trainers.records import Candidates, Message, Prompt, Ranking, Record, Response, write_jsonl
 from trainers.run_dir import RunDir
 
 WORKSPACE_SETTINGS = frozenset(
@@ -274,7 +274,8 @@ def prompts_by_split(
 
 
 def prompt_record(row: PromptRow) -> Prompt:
-    return Prompt(id=row.prompt_id, text=row.text, system=row.system, split=row.split)  # type: ignore[arg-type]
+    history = [Message.from_json(turn) for turn in row.history]
+    return Prompt(row.prompt_id, row.text, row.system, tuple(history), row.split)  # type: ignore[arg-type]
 
 
 def response_record(row: ResponseRow) -> Response:

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend import registry, store
+from backend.annotations import shown_prompt
 from backend.errors import RegistryError
 from backend.settings import Settings
 from backend.tables import ComparisonRow, ModelKind, ModelRow, PromptRow, ResponseRow, RunRow
@@ -75,14 +76,15 @@ class Outputs:
         """Store the comparisons; which side is which is drawn here and known to these rows alone."""
         made = read_jsonl(self.run_dir(run).output("comparisons.jsonl"), Comparison)
         for comparison in made:
-            key = hashlib.sha256(f"{run.id}/{comparison.prompt.id}".encode()).hexdigest()
+            asked = comparison.prompt
+            key = hashlib.sha256(f"{run.id}/{asked.id}".encode()).hexdigest()
             session.merge(
                 ComparisonRow(
                     id=f"c{key[:12]}",
                     workspace=run.workspace,
                     round_id=run.round_id,
-                    prompt_id=comparison.prompt.id,
-                    prompt=comparison.prompt.text,
+                    prompt_id=asked.id,
+                    prompt=shown_prompt(asked),
                     seen=comparison.seen,
                     before=comparison.before.text,
                     after=comparison.after.text,

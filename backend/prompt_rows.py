@@ -31,6 +31,12 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         "{n} 条与更早的问题相同，只用第一条",
         "{n} the same as an earlier prompt; only the first is used",
     ),
+    "bad_history": (
+        '{n} 条的 history 列不是对话：需要 [{{"role": "user", "content": "…"}}, '
+        '{{"role": "assistant", "content": "…"}}, …]，用户与助手轮流，以助手结束',
+        '{n} whose `history` is no conversation: needed is [{{"role": "user", "content": "…"}}, '
+        '{{"role": "assistant", "content": "…"}}, …], in turn, the assistant last',
+    ),
     "too_long": (
         f"{{n}} 条太长（最多 {MAX_PROMPT_CHARACTERS} 个字符），请缩短",
         f"{{n}} too long (at most {MAX_PROMPT_CHARACTERS} characters); shorten them",
@@ -135,6 +141,7 @@ def _new_prompt(workspace: str, parsed: ParsedPrompt, task: int) -> PromptRow:
         prompt_id=parsed.prompt_id,
         text=parsed.text,
         system=parsed.system,
+        history=[turn.to_json() for turn in parsed.history],
         split=split_of(parsed.text),
         source_task=task,
         state="new",

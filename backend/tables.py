@@ -106,6 +106,8 @@ class PromptRow(Base):
     prompt_id: Mapped[str] = mapped_column(_NAME)
     text: Mapped[str] = mapped_column(_Words)
     system: Mapped[str] = mapped_column(_Words, default="")
+    history: Mapped[list[Any]] = mapped_column(default=list)
+    """The turns before it: `role` and `content` of each."""
     split: Mapped[str] = mapped_column(_NAME)
     source_task: Mapped[int | None]
     """Its first task in the prompts project; none if it did not come from there."""

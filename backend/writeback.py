@@ -27,6 +27,7 @@ from backend.annotations import (
     review_task_data,
     shown_prompt,
 )
+from backend.inputs import prompt_record
 from backend.label_studio import LabelStudioClient
 from backend.ranking_queue import next_tasks
 from backend.store import Store
@@ -148,7 +149,8 @@ def _ranking_key(prompt: PromptRow) -> str:
 
 def _ranking_data(prompt: PromptRow, answers: Sequence[ResponseRow]) -> dict[str, Any]:
     shown = [(answer.id, answer.text) for answer in answers]
-    return ranking_task_data(shown_prompt(prompt.text, prompt.system), shown, source_key=_ranking_key(prompt))
+    asked = shown_prompt(prompt_record(prompt))
+    return ranking_task_data(asked, shown, source_key=_ranking_key(prompt))
 
 
 def _repeat_key(prompt: PromptRow) -> str:

@@ -16,6 +16,10 @@ NAMES: Final[tuple[Name, ...]] = get_args(Name)
 
 PROMPT: Final = "prompt"
 """Object and task data key: the prompt's text."""
+SYSTEM: Final = "system"
+"""Task data key of the prompts project: the system message, where there is one."""
+HISTORY: Final = "history"
+"""Task data key of the prompts project: the turns before the prompt, where there are some."""
 ANSWERS: Final = "answers"
 """Object and task data key: the list of `{"id", "body"}` to rank."""
 RANKING: Final = "ranking"

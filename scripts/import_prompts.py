@@ -12,14 +12,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backend import store as queries
-from backend.annotations import ParsedPrompt, parse_prompt, prompt_id
+from backend.annotations import ParsedPrompt, parse_prompt
 from backend.errors import BackendError
 from backend.label_studio import LabelStudioClient
 from backend.settings import Settings
 from backend.store import Store
-from label_config import PROMPT
+from label_config import HISTORY, PROMPT, SYSTEM
 from scripts.display import Display, Stage
 from scripts.prompt_file import read_prompt_file
 
@@ -59,12 +60,18 @@ def import_prompts(
     file = read_prompt_file(path)
     parsed = (parse_prompt(task["data"]) for task in client.tasks(project, annotations=False))
     known = {prompt.prompt_id for prompt in parsed if isinstance(prompt, ParsedPrompt)}
-    new = [text for text in file.prompts if prompt_id(text) not in known]
+    new = [prompt for prompt in file.prompts if prompt.prompt_id not in known]
     for start in range(0, len(new), BATCH):
-        client.import_tasks(project, [{PROMPT: text} for text in new[start : start + BATCH]])
+        client.import_tasks(project, [_task_data(prompt) for prompt in new[start : start + BATCH]])
         if stage:
             stage.count(min(start + BATCH, len(new)), len(new))
     return Imported(project, len(new), len(file.prompts) - len(new), file.empty, file.duplicates)
+
+
+def _task_data(prompt: ParsedPrompt) -> dict[str, Any]:
+    history = [turn.to_json() for turn in prompt.history]
+    parts = {PROMPT: prompt.text, SYSTEM: prompt.system, HISTORY: history}
+    return {name: value for name, value in parts.items() if value}
 
 
 def _project_of(settings: Settings, workspace: str) -> int:

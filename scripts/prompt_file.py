@@ -1,7 +1,8 @@
 """Reads the prompts that a user brings: CSV, JSON, JSON Lines or plain text, one prompt a line.
 
-Pure file reading; knows nothing of Label Studio. What Label Studio's own import would choke on or silently
-take (another encoding, a missing column, empty lines, duplicates) is mended here, or said with its line.
+A prompt may have a system message and earlier turns (`system`, `history`), except in plain text. Pure file
+reading; knows nothing of Label Studio. What Label Studio's own import would choke on or silently take
+(another encoding, a missing column, empty lines, duplicates) is mended here, or said with its line.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.annotations import MAX_PROMPT_CHARACTERS, normalise
+from backend.annotations import MAX_PROMPT_CHARACTERS, Malformed, ParsedPrompt, parse_prompt
 from backend.errors import PromptFileError
 from backend.prompt_rows import MAX_PROMPTS
+from label_config import HISTORY, PROMPT, SYSTEM
 
 COLUMNS = ("prompt", "question", "text", "instruction", "题目", "问题", "提示")
 """Names of the column that holds the prompt, in order of preference."""
-LONGEST_PROMPT = MAX_PROMPT_CHARACTERS
 MOST_PROMPTS = MAX_PROMPTS
 LARGEST_FILE = 64 * 2**20
+_REFUSALS = {
+    "missing_column": "there is no text under `prompt`",
+    "too_long": f"the prompt is longer than {MAX_PROMPT_CHARACTERS} characters, with all that belongs to it",
+    "bad_history": '`history` is no conversation; needed is [{"role": "user", "content": "…"}, '
+    '{"role": "assistant", "content": "…"}, …], in turn, the assistant last',
+}
+"""What is said of a prompt, by the reason of `backend.annotations.parse_prompt`."""
 
 
 @dataclass(frozen=True)
 class PromptFile:
     """What a file holds."""
 
-    prompts: list[str]
-    """The distinct prompts, in the file's order."""
+    prompts: list[ParsedPrompt]
+    """The distinct ones, in the file's order."""
     empty: int
     """Entries without text."""
     duplicates: int
@@ -40,11 +48,11 @@ class PromptFile:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The distinct prompts of a file, in its order.
+    """The distinct texts of a file, in its order, without system message and history.
 
-    Raises: PromptFileError: it cannot be read, holds no prompt, or too many or too long ones.
+    Raises: PromptFileError: as `read_prompt_file`.
     """
-    return read_prompt_file(path).prompts
+    return list(dict.fromkeys(prompt.text for prompt in read_prompt_file(path).prompts))
 
 
 def read_prompt_file(path: Path) -> PromptFile:
@@ -57,19 +65,16 @@ def read_prompt_file(path: Path) -> PromptFile:
         found = _parse(path, text)
     except (csv.Error, RecursionError) as error:
         raise PromptFileError(f"`{path}` cannot be read as {path.suffix[1:].upper()}: {error}") from error
-    prompts: dict[str, None] = {}
+    prompts: dict[str, ParsedPrompt] = {}
     empty = 0
-    for number, value in found:
-        prompt = normalise(value)
-        if len(prompt) > LONGEST_PROMPT:
-            raise PromptFileError(
-                f"`{path}` line {number}: the prompt has {len(prompt)} characters;"
-                f" at most are {LONGEST_PROMPT}"
-            )
-        if prompt:
-            prompts[prompt] = None
-        else:
-            empty += 1
+    for number, entry in found:
+        match parse_prompt(entry):
+            case ParsedPrompt() as prompt:
+                prompts.setdefault(prompt.prompt_id, prompt)
+            case Malformed("empty"):
+                empty += 1
+            case Malformed(reason):
+                raise PromptFileError(f"`{path}` line {number}: {_REFUSALS[reason]}")
     if not prompts:
         raise PromptFileError(f"`{path}` holds no prompt; needed is one a line, or a column `prompt`")
     if len(prompts) > MOST_PROMPTS:
@@ -77,7 +82,7 @@ def read_prompt_file(path: Path) -> PromptFile:
             f"`{path}` holds {len(prompts)} prompts; a workspace takes at most {MOST_PROMPTS}, and"
             " 100 to 200 are enough for a round: leave some out, or use several workspaces"
         )
-    return PromptFile(list(prompts), empty, len(found) - empty - len(prompts), encoding)
+    return PromptFile(list(prompts.values()), empty, len(found) - empty - len(prompts), encoding)
 
 
 def write_prompts(path: Path, prompts: Sequence[str]) -> None:
@@ -107,8 +112,8 @@ def _decode(path: Path) -> tuple[str, str]:
     raise PromptFileError(f"`{path}` line {line} is neither UTF-8, GB18030 nor UTF-16 text; save it as UTF-8")
 
 
-def _parse(path: Path, text: str) -> list[tuple[int, str]]:
-    """(line number, prompt) of every entry; of JSON the number of the entry."""
+def _parse(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+    """(line number, a prompt as a task's data) of every entry; of JSON the number of the entry."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return _csv(path, text, "\t" if suffix == ".tsv" else ",")
@@ -116,16 +121,16 @@ def _parse(path: Path, text: str) -> list[tuple[int, str]]:
         entries = _json(path, text, 1)
         if not isinstance(entries, list):
             raise PromptFileError(f'`{path}` is no list; needed is ["…", …] or [{{"prompt": "…"}}, …]')
-        return [(number, _prompt_of(path, entry, number)) for number, entry in enumerate(entries, start=1)]
+        return [(number, _data_of(entry)) for number, entry in enumerate(entries, start=1)]
     lines = list(enumerate(re.split(r"\r\n|\r|\n", text.rstrip("\r\n")), start=1))
     if suffix == ".jsonl":
-        return [(n, _prompt_of(path, _json(path, line, n), n)) for n, line in lines if line.strip()]
+        return [(n, _data_of(_json(path, line, n))) for n, line in lines if line.strip()]
     if suffix in (".txt", ".md", ""):
-        return lines
+        return [(number, {PROMPT: line}) for number, line in lines]
     raise PromptFileError(f"`{path}` ends in `{suffix}`; needed is .csv, .tsv, .json, .jsonl or .txt")
 
 
-def _csv(path: Path, text: str, delimiter: str) -> list[tuple[int, str]]:
+def _csv(path: Path, text: str, delimiter: str) -> list[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = names
@@ -133,7 +138,7 @@ def _csv(path: Path, text: str, delimiter: str) -> list[tuple[int, str]]:
     if column is None:
         shown = f"has the columns {', '.join(f'`{name}`' for name in names)}" if names else "is empty"
         raise PromptFileError(f"`{path}` {shown}; needed is a column named `prompt`")
-    return [(reader.line_num, row[column] or "") for row in reader]
+    return [(reader.line_num, _data_of({**row, column: row[column] or ""})) for row in reader]
 
 
 def _json(path: Path, text: str, number: int) -> Any:
@@ -143,9 +148,9 @@ def _json(path: Path, text: str, number: int) -> Any:
         raise PromptFileError(f"`{path}` line {number} is no JSON: {error}") from error
 
 
-def _prompt_of(path: Path, entry: Any, number: int) -> str:
-    if isinstance(entry, dict):
-        entry = next((entry[name] for name in COLUMNS if name in entry), None)
-    if not isinstance(entry, str):
-        raise PromptFileError(f"`{path}` entry {number} has no text under `prompt`")
-    return entry
+def _data_of(entry: Any) -> dict[str, Any]:
+    """What a task of the prompts project would hold: the prompt, and what belongs to it."""
+    if not isinstance(entry, dict):
+        return {PROMPT: entry if isinstance(entry, str) else None}
+    prompt = next((entry[name] for name in COLUMNS if name in entry), None)
+    return {PROMPT: prompt, SYSTEM: entry.get(SYSTEM), HISTORY: entry.get(HISTORY)}

@@ -37,7 +37,7 @@ def normalise_prompt(text: str) -> str:
     Raises: RecordError: nothing is left.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    visible = ["".join(filter(_is_visible, line)).strip() for line in lines]
+    visible = ["".join(filter(_is_visible, line)).rstrip() for line in lines]
     clean = unicodedata.normalize("NFC", "\n".join(visible)).strip()
     if not clean:
         raise RecordError("a prompt is empty; needed is a text with at least one visible character")

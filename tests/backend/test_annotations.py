@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,17 +19,18 @@ from backend.annotations import (
     ParsedRanking,
     annotator_of,
     displayed_ids,
-    normalise,
     parse_judgement,
     parse_prompt,
     parse_ranking,
-    prompt_id,
     ranking_prediction,
     ranking_task_data,
     result_hash,
     review_task_data,
+    shown_prompt,
 )
 from tests.fake_label_studio import ranking_result, verdict_result
+from trainers.preferences import prompt_id
+from trainers.records import Message, Prompt
 
 SHOWN = ("a1", "a2", "a3")
 
@@ -233,27 +236,49 @@ def test_prediction_is_keyed_as_the_page_keys_its_own() -> None:
 
 
 @pytest.mark.parametrize("other", ["  你好 ", "你好\r\n", "\ufeff你好", "你\u0000好", "\u3000你好"])
-def test_same_looking_prompts_have_one_id(other: str) -> None:
-    assert prompt_id(other) == prompt_id("你好")
-
-
-def test_composed_and_decomposed_letters_are_one_prompt() -> None:
-    assert prompt_id("cafe\u0301") == prompt_id("caf\u00e9")
-
-
-def test_system_message_makes_another_prompt() -> None:
-    assert len({prompt_id("a"), prompt_id("a", "b"), prompt_id("b"), prompt_id("b", "a")}) == 4
-
-
-@given(st.text())
-def test_normalising_twice_changes_nothing(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)
-    normalise(text).encode()
+def test_same_looking_prompts_are_one(other: str) -> None:
+    assert parse_prompt({"prompt": other}) == ParsedPrompt(prompt_id("你好"), "你好")
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=20))
-def test_id_has_its_form_for_any_text(text: str) -> None:
-    assert len(prompt_id(text)) == 13
+def test_any_text_is_a_prompt_that_can_be_stored_or_empty(text: str) -> None:
+    parsed = parse_prompt({"prompt": text, "system": text})
+    if isinstance(parsed, Malformed):
+        assert parsed.reason == "empty"
+    else:
+        (parsed.text + parsed.system).encode()
+        assert parse_prompt({"prompt": parsed.text, "system": parsed.system}) == parsed
+
+
+HI, HELLO = Message("user", "Hi"), Message("assistant", "Hello!")
+
+
+@pytest.mark.parametrize("form", [list, json.dumps])
+def test_earlier_turns_make_another_prompt_as_json_or_in_a_csv_cell(form: Callable[[Any], object]) -> None:
+    history = form([HI.to_json(), HELLO.to_json()])
+    parsed = parse_prompt({"prompt": "And?", "system": "Be brief.", "history": history})
+    assert parsed == ParsedPrompt(
+        prompt_id("And?", "Be brief.", [HI, HELLO]), "And?", "Be brief.", (HI, HELLO)
+    )
+    assert parse_prompt({"prompt": "And?", "history": form([])}) == parse_prompt({"prompt": "And?"})
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        "no JSON", "[" * 100_000, {"role": "user"}, 3, [HI.to_json()], [HELLO.to_json(), HI.to_json()],
+        [HI.to_json(), {"role": "assistant", "content": " "}], [HI.to_json(), {"role": "assistant"}],
+        [HI.to_json(), "Hello!"], [HI.to_json(), {"role": "system", "content": "x"}],
+    ],
+)  # fmt: skip
+def test_what_is_no_conversation_is_said(history: object) -> None:
+    assert reason(parse_prompt({"prompt": "And?", "history": history})) == "bad_history"
+
+
+def test_people_see_what_was_said_before() -> None:
+    prompt = Prompt("p", "And?", "Be brief.", (HI, HELLO))
+    assert shown_prompt(prompt) == "〔Be brief.〕\n\n👤 Hi\n\n🤖 Hello!\n\n👤 And?"
+    assert shown_prompt(Prompt("p", "And?")) == "And?"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +297,13 @@ def test_prompt_is_found_in_its_column_or_a_text_files_line(data: object) -> Non
         ({"prompt": " \n\u0000"}, "empty"),
         ({"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}, "too_long"),
         ({"prompt": "x", "system": "y" * MAX_PROMPT_CHARACTERS}, "too_long"),
+        (
+            {
+                "prompt": "x",
+                "history": [HI.to_json(), {**HELLO.to_json(), "content": "y" * MAX_PROMPT_CHARACTERS}],
+            },
+            "too_long",
+        ),
     ],
 )
 def test_unusable_prompt_says_why(data: object, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -15,13 +16,15 @@ from sqlalchemy import select
 import label_config
 from backend import people
 from backend import store as queries
-from backend.annotations import prompt_id, ranking_task_data, review_source_key, review_task_data
+from backend.annotations import ranking_task_data, review_source_key, review_task_data
 from backend.errors import NotFoundError, NotFoundInStoreError, UnauthorisedError, UnreachableError
+from backend.inputs import prompt_record
 from backend.label_studio import LabelStudioClient
 from backend.reconcile import Changes, reconcile
 from backend.store import Store
 from backend.tables import ComparisonRow, JudgementRow, PromptRow, RankingRow, ResponseRow, WorkspaceRow
 from tests.fake_label_studio import TOKEN, FakeLabelStudio, ranking_result, verdict_result
+from trainers.preferences import prompt_id
 
 
 class World:
@@ -113,6 +116,19 @@ def test_imported_prompts_become_new_rows_with_a_split(world: World) -> None:
     row = world.prompt_rows()["你好"]
     assert (row.prompt_id, row.source_task, row.state) == (prompt_id("你好"), first, "new")
     assert row.split in ("train", "verification", "unseen")
+
+
+def test_conversation_is_a_prompt_with_what_was_said_before(world: World) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    world.fake.add_task(
+        world.prompts, {"prompt": "And?", "system": "Be brief.", "history": json.dumps(turns)}
+    )
+    world.fake.add_task(world.prompts, {"prompt": "Why?", "history": "Hi; Hello!"})
+    world.look()
+    asked = prompt_record(world.prompt_rows()["And?"])
+    assert asked.system == "Be brief."
+    assert [turn.to_json() for turn in asked.history] == turns
+    assert world.problems() == {"bad_history": 1}
 
 
 def test_looking_again_changes_nothing(world: World) -> None:

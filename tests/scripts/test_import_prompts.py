@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_unusable_file_imports_nothing(tmp_path: Path, project: Project) -> None
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
 def test_encoding_is_found(tmp_path: Path, encoding: str) -> None:
     read = read_prompt_file(file(tmp_path, "prompt\n今天天气怎么样？\n".encode(encoding)))
-    assert read.prompts == ["今天天气怎么样？"]
+    assert [prompt.text for prompt in read.prompts] == ["今天天气怎么样？"]
     assert read.encoding.startswith(encoding[:5])
 
 
@@ -93,7 +94,17 @@ def test_wrong_encoding_names_its_line(tmp_path: Path) -> None:
 
 
 def test_prompt_of_several_lines_keeps_them(tmp_path: Path) -> None:
-    assert read_prompt_file(file(tmp_path, 'prompt\n"a\nb"\n')).prompts == ["a\nb"]
+    [prompt] = read_prompt_file(file(tmp_path, 'prompt\n"a\n  b"\n')).prompts
+    assert prompt.text == "a\n  b"
+
+
+def test_conversation_goes_in_whole_and_once(tmp_path: Path, project: Project) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    entry = {"prompt": "And then?", "system": "Be brief.", "history": turns}
+    path = file(tmp_path, json.dumps([entry, {"prompt": "And then?"}]), "p.json")
+    assert import_prompts(path, project.id, project.client).imported == 2
+    assert import_prompts(path, project.id, project.client).present == 2
+    assert [task["data"] for task in project.client.tasks(project.id)] == [entry, {"prompt": "And then?"}]
 
 
 def test_hundred_thousand_rows_are_refused_quickly(tmp_path: Path) -> None:

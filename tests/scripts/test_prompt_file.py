@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from backend.errors import PromptFileError
-from scripts.prompt_file import MOST_PROMPTS, read_prompts, write_prompts
+from scripts.prompt_file import MOST_PROMPTS, read_prompt_file, read_prompts, write_prompts
 from trainers.text import language
 
 DEMO = Path("scripts/demo_prompts.csv")
@@ -49,9 +51,10 @@ def test_every_common_form_gives_the_distinct_prompts(
         ("p.csv", "prompt\n\n", "holds no prompt"),
         ("p.txt", b"\xff\x00\xff\xff\x81", "save it as UTF-8"),
         ("p.json", '{"prompt": "a"}', "is no list"),
-        ("p.json", '["a", 3]', "entry 2 has no text"),
+        ("p.json", '["a", 3]', "line 2: there is no text under `prompt`"),
         ("p.jsonl", '{"prompt": "a"}\n{broken\n', "line 2 is no JSON"),
-        ("p.txt", "a\n" + "x" * 4001, "line 2: the prompt has 4001 characters"),
+        ("p.txt", "a\n" + "x" * 4001, "line 2: the prompt is longer than 4000 characters"),
+        ("p.csv", "prompt,history\na,b\n", "line 2: `history` is no conversation; needed is [{"),
         ("p.xlsx", b"PK\x03\x04", "needed is .csv"),
     ],
 )
@@ -61,6 +64,29 @@ def test_unusable_file_is_refused_and_says_why(
     with pytest.raises(PromptFileError) as error:
         read_prompts(file(tmp_path, name, content))
     assert message in str(error.value)
+
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.json", "p.jsonl"])
+def test_system_message_and_earlier_turns_come_with_the_prompt(tmp_path: Path, name: str) -> None:
+    entry = {"prompt": "And then?", "system": "Be brief.", "history": TURNS}
+    if name == "p.csv":
+        path = tmp_path / name
+        with path.open("w", newline="") as out:
+            csv.writer(out).writerows(
+                [list(entry), ["And then?", "Be brief.", json.dumps(TURNS)], ["And then?", "", ""]]
+            )
+    else:
+        both = [entry, {"prompt": "And then?"}]
+        lines = json.dumps(both) if name == "p.json" else "\n".join(map(json.dumps, both))
+        path = file(tmp_path, name, lines)
+    whole, bare = read_prompt_file(path).prompts
+    assert (whole.text, whole.system) == ("And then?", "Be brief.")
+    assert [turn.to_json() for turn in whole.history] == TURNS
+    assert (bare.text, bare.system, bare.history) == ("And then?", "", ())
+    assert read_prompts(path) == ["And then?"]
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:

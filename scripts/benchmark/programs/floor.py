@@ -100,7 +100,7 @@ def head_size(config: PreTrainedConfig) -> int:
 
 @torch.no_grad()
 def matrix_product_rate(config: PreTrainedConfig, tokens: int, device: Device) -> float:
-    """Mean FLOP/s of a layer's products on this many tokens, in the dtype that the trainer has on this device."""
+    """Mean FLOP/s of a layer's products on this many tokens, in the trainer's dtype on this device."""
     place, dtype = device_and_dtype()
     weights = [torch.randn(b, a, device=place, dtype=dtype) for a, b in layer_shapes(config)]
     inputs = {a: torch.randn(tokens, a, device=place, dtype=dtype) for a, _ in layer_shapes(config)}
