@@ -37,7 +37,7 @@ SUSPICIOUS_LEAD_TIME_S = 2.0
 
 _REPEAT = "repeat:"
 _UNNAMED_COLUMN = "$undefined$"  # what Label Studio calls the lines of a text file
-_SPEAKERS = {"user": "👤 ", "assistant": "🤖 "}
+_SPEAKERS = {"user": "Q: ", "assistant": "A: "}
 
 
 @dataclass(frozen=True)

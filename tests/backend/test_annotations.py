@@ -277,7 +277,7 @@ def test_what_is_no_conversation_is_said(history: object) -> None:
 
 def test_people_see_what_was_said_before() -> None:
     prompt = Prompt("p", "And?", "Be brief.", (HI, HELLO))
-    assert shown_prompt(prompt) == "〔Be brief.〕\n\n👤 Hi\n\n🤖 Hello!\n\n👤 And?"
+    assert shown_prompt(prompt) == "〔Be brief.〕\n\nQ: Hi\n\nA: Hello!\n\nQ: And?"
     assert shown_prompt(Prompt("p", "And?")) == "And?"
 
 
