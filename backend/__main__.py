@@ -179,8 +179,8 @@ def _exclude(settings: Settings, options: argparse.Namespace) -> int:
         number = exclude(session, name, options.annotator, options.reason)
     _call_server(service, name)
     print(
-        f"{number} rankings of annotator `{options.annotator}` do not count any more;"
-        " `python -m backend train` trains without them, `python -m backend include` undoes it"
+        f"{number} rankings of annotator `{options.annotator}` do not count any more; their tasks are served"
+        " to others; `python -m backend train` trains without them, `python -m backend include` undoes it"
     )
     return 0
 

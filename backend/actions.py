@@ -14,7 +14,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from backend import registry, store
-from backend.adjudication import mark_contested
+from backend.adjudication import send_on
 from backend.advice import Advice, starts_of
 from backend.advice_actions import changed_words
 from backend.annotations import ranking_source_key, repeat_source_key
@@ -63,7 +63,7 @@ class Actions:
             starts = starts_of(found.id)
             renewed = _to_renew(session, workspace_id, found) if starts == "generate" else set()
         if starts == "adjudication":
-            mark_contested(self.store, self.client, workspace_id, one_more=True)
+            send_on(self.store, self.client, self.settings, workspace_id)
         if starts == "generate":
             renewed = self._remove_unranked_tasks(workspace_id, renewed)
         with self.store.session() as session:

@@ -3,7 +3,7 @@
 A task on which the annotators disagree more often than they agree (`trainers.agreement`) gets its
 disagreement as a column of task data, and the table a tab with these tasks alone. Label Studio is asked what
 it shows before anything is written, so that marking again writes nothing. Writing moves a task's
-`updated_at`: `backend.reconcile` reads it again and finds nothing new.
+`updated_at`: `backend.reconcile` reads it again and finds nothing new. `backend.overlap` lets it serve them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import logging
 from sqlalchemy.orm import Session
 
 import label_config
+from backend import overlap
 from backend import store as queries
 from backend.inputs import ranking_record
 from backend.label_studio import LabelStudioClient
+from backend.settings import Settings
 from backend.store import Store
 from trainers.agreement import PromptAgreement, prompt_agreements
 
@@ -26,13 +28,23 @@ MOST_MARKED = 50
 TAB = "分歧 Disagreement"
 
 
-def mark_contested(
-    store: Store, client: LabelStudioClient, workspace_id: str, *, one_more: bool = False
-) -> int:
+def send_on(store: Store, client: LabelStudioClient, settings: Settings, workspace_id: str) -> int:
+    """Mark the tasks that divide the team, and let each be ranked by one person more than have.
+
+    Returns: how many tasks that are.
+    Raises: LabelStudioError: Label Studio did not answer; the same again goes on where it was.
+    """
+    marked = mark_contested(store, client, workspace_id)
+    with store.session() as session:
+        contested = _contested(session, workspace_id)
+        overlap.ask(session, workspace_id, {task: own.annotators + 1 for task, own in contested.items()})
+    overlap.serve(store, client, settings, workspace_id)
+    return marked
+
+
+def mark_contested(store: Store, client: LabelStudioClient, workspace_id: str) -> int:
     """Bring the marks up to date.
 
-    Args:
-        one_more: also let Label Studio serve each marked task to one person more than have ranked it.
     Returns: how many tasks are marked now.
     Raises: LabelStudioError: Label Studio did not answer; the same again goes on where it was.
     """
@@ -43,11 +55,10 @@ def mark_contested(
     for task, data in tasks.items():
         found = contested.get(task)
         mark = None if found is None else _percent(found)
-        annotators = found.annotators + 1 if found is not None and one_more else None
-        if data.get(label_config.DISAGREEMENT) != mark or annotators is not None:
+        if data.get(label_config.DISAGREEMENT) != mark:
             rest = {key: value for key, value in data.items() if key != label_config.DISAGREEMENT}
             marked = rest if mark is None else {**rest, label_config.DISAGREEMENT: mark}
-            client.update_task(task, marked, annotators=annotators)
+            client.update_task(task, marked)
     shown = contested.keys() & tasks.keys()
     if shown and TAB not in {tab["data"].get("title") for tab in client.tabs(project)}:
         client.create_tab(

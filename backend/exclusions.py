@@ -1,8 +1,8 @@
 """Annotators whose rankings do not count: nothing of theirs is deleted, and they can be included again.
 
 A setting of the workspace that outlives everything else. `backend.store` leaves their rankings out wherever
-rankings are counted, learned from or exported; models that learned from them are told by `backend.lineage`.
-Their blind reviews stay: a verdict is of its round.
+rankings are counted, learned from or exported; models that learned from them are told by `backend.lineage`,
+and `backend.overlap` lets others rank in their place. Their blind reviews stay: a verdict is of its round.
 """
 
 from __future__ import annotations

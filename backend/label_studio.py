@@ -182,14 +182,19 @@ class LabelStudioClient:
             ids += answer["task_ids"]
         return ids
 
-    def update_task(self, task: int, data: Mapping[str, Any], *, annotators: int | None = None) -> None:
-        """Replace a task's data, all of them. Moves the task's `updated_at`; no webhook tells of it.
+    def update_task(self, task: int, data: Mapping[str, Any]) -> None:
+        """Replace a task's data, all of them. Moves the task's `updated_at`; no webhook tells of it."""
+        self._object(self.sdk.tasks.with_raw_response.update, str(task), data=dict(data))
+
+    def set_overlap(self, task: int, annotators: int, *, finished: bool) -> None:
+        """Serve a task until so many people have annotated it, to those who have not.
 
         Args:
-            annotators: serve it until so many people have annotated it; not to those who have.
+            finished: so many have. Label Studio does not look until the next annotation.
         """
-        more = {} if annotators is None else {"overlap": annotators, "is_labeled": False}
-        self._object(self.sdk.tasks.with_raw_response.update, str(task), data=dict(data), **more)
+        self._object(
+            self.sdk.tasks.with_raw_response.update, str(task), overlap=annotators, is_labeled=finished
+        )
 
     def delete_task(self, task: int) -> None:
         self._ask(self.sdk.tasks.delete, str(task))

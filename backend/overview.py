@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend import store
-from backend.exclusions import annotators, exclusions
+from backend.exclusions import annotators, counting, exclusions
 from backend.findings import action_views, advice_for, newest_judged, policy_of
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
@@ -62,10 +62,10 @@ def read_state(
 
 
 def _rankings_open(session: Session, workspace_id: str, published: int, per_task: int) -> int:
-    """How many more rankings Label Studio will ask for; it counts those of excluded people too."""
+    """How many more rankings Label Studio will ask for, also in place of those of excluded people."""
     made = (
         select(func.count())
-        .where(RankingRow.workspace == workspace_id, RankingRow.state == "active")
+        .where(*counting(workspace_id), RankingRow.state == "active")
         .group_by(RankingRow.prompt_id)
     )
     return max(0, published * per_task - sum(min(number, per_task) for number in session.scalars(made)))

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend import registry, store
+from backend import overlap, registry, store
 from backend.actions import Actions, Applied
-from backend.adjudication import mark_contested
+from backend.adjudication import send_on
 from backend.errors import BackendError, ConflictError, LabelStudioError
 from backend.inputs import queue_generate, queue_reward, settings_of, try_again
 from backend.label_studio import LabelStudioClient
@@ -186,7 +186,7 @@ class Service:
 
         Returns: how many. Raises: NotFoundInStoreError: no such workspace. LabelStudioError: no answer.
         """
-        return mark_contested(self.store, self.client, workspace, one_more=True)
+        return send_on(self.store, self.client, self.settings, workspace)
 
     def apply(self, workspace: str, advice: str) -> Applied:
         """Do what a piece of advice says, and write down why.
@@ -328,7 +328,7 @@ class Service:
             self._workflows.start_conclude(current.id)
 
     def _look(self, workspace_id: str) -> None:
-        """Make the rows equal to Label Studio; where that fails they stay as they are."""
+        """Make the rows equal to Label Studio, and what it serves to them; where that fails they stay."""
         with self._reconciling:
             with self.store.reading() as session:
                 workspace = store.workspace(session, workspace_id)
@@ -339,6 +339,7 @@ class Service:
                 if full:
                     self.client.check()  # it may have been updated under us
                 reconcile(self.store, self.client, workspace_id, full=full)
+                overlap.serve(self.store, self.client, self.settings, workspace_id)
             except LabelStudioError as error:
                 self._label_studio_error = str(error)
                 log.warning("%s", error)

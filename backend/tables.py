@@ -177,6 +177,18 @@ class ExclusionRow(Base):
     at: Mapped[float] = mapped_column(default=time.time)
 
 
+class OverlapRow(Base):
+    """A ranking task that asks, or was let ask, for another number of people than the setting says."""
+
+    __tablename__ = "overlaps"
+    task: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    workspace: Mapped[str] = mapped_column(_ID, index=True)
+    asked: Mapped[int | None]
+    """Rankings that shall count, where someone sent it on; none if the setting says how many."""
+    told: Mapped[int | None]
+    """What Label Studio was told last; none if it still has the setting."""
+
+
 class PersonRow(Base):
     """A user of Label Studio by name."""
 

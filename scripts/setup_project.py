@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import label_config
+from backend import overlap
 from backend.errors import BackendError, LabelConfigError, RejectedError
 from backend.label_studio import LabelStudioClient
 from backend.settings import Settings
@@ -124,7 +125,7 @@ def _make_projects(work: _Work) -> None:
     store.create_all()
     try:
         known = _known_projects(store, work.client, work.name)
-        made = {kind: _project(work, kind, known.get(kind)) for kind in reversed(label_config.NAMES)}
+        made = {kind: _project(work, store, kind, known.get(kind)) for kind in reversed(label_config.NAMES)}
         for kind in label_config.NAMES:  # Label Studio lists the newest project first
             work.setup.projects[kind] = made[kind]
         _store_workspace(store, work)
@@ -149,7 +150,7 @@ def _known_projects(store: Store, client: LabelStudioClient, name: str) -> dict[
     return found
 
 
-def _project(work: _Work, kind: label_config.Name, known: int | None) -> int:
+def _project(work: _Work, store: Store, kind: label_config.Name, known: int | None) -> int:
     wanted: dict[str, Any] = {
         "show_collab_predictions": False,
         "maximum_annotations": _overlap(work.settings, kind),
@@ -169,10 +170,21 @@ def _project(work: _Work, kind: label_config.Name, known: int | None) -> int:
     if mark not in (project.get("description") or ""):
         wanted["description"] = description
     if changed := {key: value for key, value in wanted.items() if project.get(key) != value}:
+        if "maximum_annotations" in changed:
+            _level_tasks(work, store, kind, known)
         work.client.update_project(known, **changed)
         work.note(f"repaired {', '.join(sorted(changed))} of the {kind} project")
     _repair_config(work, kind, known, project["label_config"])
     return known
+
+
+def _level_tasks(work: _Work, store: Store, kind: label_config.Name, project: int) -> None:
+    """Let every task ask for one person: where any asks for more, a change to two or more reaches only it."""
+    if kind == "ranking":
+        with store.session() as session:
+            overlap.forget(session, work.name)
+    for annotators in (2, 1):  # what is one already is no change
+        work.client.update_project(project, maximum_annotations=annotators)
 
 
 def _overlap(settings: Settings, kind: label_config.Name) -> int:

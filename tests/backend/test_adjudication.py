@@ -7,69 +7,10 @@ from typing import Any
 
 import pytest
 
-import label_config
-from backend.adjudication import MOST_MARKED, TAB, mark_contested
-from backend.annotations import ranking_task_data
+from backend.adjudication import MOST_MARKED, TAB, mark_contested, send_on
 from backend.errors import UnreachableError
-from backend.label_studio import LabelStudioClient
-from backend.reconcile import Changes, reconcile
-from backend.store import Store
-from backend.tables import PromptRow, ResponseRow, WorkspaceRow
-from tests.fake_label_studio import TOKEN, FakeLabelStudio, ranking_result
-
-
-class Team:
-    """A fake Label Studio with a ranking project, and a store that follows it."""
-
-    def __init__(self) -> None:
-        self.fake = FakeLabelStudio()
-        self.client = LabelStudioClient(self.fake.url, TOKEN, transport=self.fake.transport(), backoff_s=0)
-        self.store = Store("sqlite://")
-        self.store.create_all()
-        made = {
-            kind: self.client.create_project(title=kind, label_config=label_config.read(kind))["id"]
-            for kind in ("prompts", "ranking", "review")
-        }
-        self.project = made["ranking"]
-        with self.store.session() as session:
-            fields = {f"{kind}_project": project for kind, project in made.items()}
-            session.add(WorkspaceRow(id="team", title="Team", **fields))
-
-    def task(self, name: str) -> int:
-        """A published task of ours with the answers `name1`, `name2` and `name3`."""
-        ids = [f"{name}{n}" for n in (1, 2, 3)]
-        data = ranking_task_data("?", [(key, key) for key in ids], source_key=f"ranking:{name}")
-        task = self.fake.add_task(self.project, data)
-        with self.store.session() as session:
-            session.add_all(
-                ResponseRow(id=key, workspace="team", prompt_id=name, text=key, policy="base") for key in ids
-            )
-            session.add(
-                PromptRow(
-                    workspace="team", prompt_id=name, text=name, split="train", state="published",
-                    ranking_task=task,
-                )
-            )  # fmt: skip
-        return task
-
-    def rank(self, task: int, *orders: str) -> None:
-        """One order a person, in the places of the answers: `321` is the third answer first."""
-        for user, order in enumerate(orders, start=10):
-            ids = [answer["id"] for answer in self.fake.task_rows[task]["data"]["answers"]]
-            self.fake.annotate(task, ranking_result(*(ids[int(n) - 1] for n in order)), user=user)
-
-    def look(self) -> Changes:
-        return reconcile(self.store, self.client, "team", full=False)
-
-    def mark(self, *, one_more: bool = False) -> int:
-        return mark_contested(self.store, self.client, "team", one_more=one_more)
-
-    def marks(self) -> dict[int, Any]:
-        rows = self.fake.task_rows.items()
-        return {task: row["data"]["disagreement"] for task, row in rows if "disagreement" in row["data"]}
-
-    def writes(self) -> list[tuple[str, str]]:
-        return [request for request in self.fake.requests if request[0] != "GET"]
+from tests.backend.team import Team
+from tests.fake_label_studio import ranking_result
 
 
 @pytest.fixture
@@ -80,6 +21,19 @@ def team() -> Iterator[Team]:
     made.store.close()
 
 
+def mark(team: Team) -> int:
+    return mark_contested(team.store, team.client, "team")
+
+
+def marks(team: Team) -> dict[int, Any]:
+    rows = team.fake.task_rows.items()
+    return {task: row["data"]["disagreement"] for task, row in rows if "disagreement" in row["data"]}
+
+
+def send(team: Team) -> int:
+    return send_on(team.store, team.client, team.settings, "team")
+
+
 def test_tasks_on_which_people_disagree_more_than_they_agree_are_marked(team: Team) -> None:
     opposed, near, alike, alone = (team.task(name) for name in "abcd")
     team.rank(opposed, "123", "321")
@@ -88,17 +42,17 @@ def test_tasks_on_which_people_disagree_more_than_they_agree_are_marked(team: Te
     team.rank(alone, "123")
     team.look()
     before = team.fake.task_rows[opposed]["data"]
-    assert team.mark() == 1
-    assert team.marks() == {opposed: 100}
+    assert mark(team) == 1
+    assert marks(team) == {opposed: 100}
     assert team.fake.task_rows[opposed]["data"] == {**before, "disagreement": 100}
-    assert "overlap" not in team.fake.task_rows[opposed]  # it is shown, not sent on
+    assert team.served(opposed) == [None]  # it is shown, not sent on
 
 
 def test_marking_changes_none_of_our_rows(team: Team) -> None:
     task = team.task("a")
     team.rank(task, "123", "321")
     assert team.look().rankings == 2
-    team.mark(one_more=True)
+    send(team)
     assert not team.look()
 
 
@@ -106,9 +60,9 @@ def test_marking_again_writes_nothing(team: Team) -> None:
     task = team.task("a")
     team.rank(task, "123", "321")
     team.look()
-    team.mark()
+    mark(team)
     written = len(team.writes())
-    assert team.mark() == 1
+    assert mark(team) == 1
     assert len(team.writes()) == written
 
 
@@ -116,22 +70,22 @@ def test_a_mark_goes_when_the_team_has_agreed(team: Team) -> None:
     task = team.task("a")
     team.rank(task, "123", "321")
     team.look()
-    team.mark()
+    mark(team)
     for annotation in list(team.fake.annotation_rows):
         team.fake.edit(annotation, ranking_result("a1", "a2", "a3"))
     team.look()
-    assert team.mark() == 0
-    assert team.marks() == {}
+    assert mark(team) == 0
+    assert marks(team) == {}
     assert team.fake.task_rows[task]["data"]["answers"]
 
 
 def test_one_tab_shows_the_marked_tasks_with_the_most_divisive_first(team: Team) -> None:
-    team.mark()
+    mark(team)
     assert team.fake.tab_rows == {}  # nothing to show
     for name in "ab":
         team.rank(team.task(name), "123", "321")
         team.look()
-        team.mark()
+        mark(team)
     (tab,) = team.fake.tab_rows.values()
     assert tab["data"]["title"] == TAB
     assert tab["data"]["ordering"] == ["-tasks:data.disagreement"]
@@ -144,13 +98,10 @@ def test_sending_on_asks_for_one_person_more_than_have_ranked(team: Team) -> Non
     team.rank(three, "123", "231", "312")
     team.rank(agreed, "123", "123")
     team.look()
-    team.mark()
+    mark(team)
     for _ in range(2):  # doing it twice asks for no more
-        assert team.mark(one_more=True) == 2
-        asked = {
-            task: (row.get("overlap"), row.get("is_labeled")) for task, row in team.fake.task_rows.items()
-        }
-        assert asked == {two: (3, False), three: (4, False), agreed: (None, None)}
+        assert send(team) == 2
+        assert team.served(two, three, agreed) == [(3, True), (4, True), None]
 
 
 def test_the_most_divisive_are_marked_where_there_are_many(team: Team) -> None:
@@ -159,8 +110,8 @@ def test_the_most_divisive_are_marked_where_there_are_many(team: Team) -> None:
     worst = team.task("worst-")
     team.rank(worst, "123", "321")
     team.look()
-    assert team.mark() == MOST_MARKED
-    assert team.marks()[worst] == 100
+    assert mark(team) == MOST_MARKED
+    assert marks(team)[worst] == 100
 
 
 def test_a_deleted_task_is_no_obstacle(team: Team) -> None:
@@ -169,11 +120,11 @@ def test_a_deleted_task_is_no_obstacle(team: Team) -> None:
     team.rank(kept, "123", "321")
     team.look()
     team.fake.remove_task(gone)
-    assert team.mark() == 1
-    assert team.marks() == {kept: 100}
+    assert mark(team) == 1
+    assert marks(team) == {kept: 100}
 
 
 def test_without_label_studio_it_says_so(team: Team) -> None:
     team.fake.up = False
     with pytest.raises(UnreachableError):
-        team.mark()
+        mark(team)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend import registry
+from backend.exclusions import exclude
 from backend.overview import read_state
 from backend.tables import ModelRow, PromptRow, RankingRow, RoundRow, WorkspaceRow
 from tests.backend.web import SeededService, seeded
@@ -67,8 +68,14 @@ def test_rankings_that_tasks_still_take_count_each_task_once(service: SeededServ
                     updated_at="", result_hash="", state="active", order=[],
                 )
             )  # fmt: skip
-    with service.store.reading() as session:
+    with service.store.session() as session:
         assert read_state(session, service.settings, "team").rankings_open == 2
+        exclude(session, "team", 1, "")
+        session.flush()
+        assert read_state(session, service.settings, "team").rankings_open == 2  # another one is there
+        exclude(session, "team", 2, "")
+        session.flush()
+        assert read_state(session, service.settings, "team").rankings_open == 3
 
 
 def test_decision_stays_open_until_the_winner_is_promoted(tmp_path: Path) -> None:

@@ -234,6 +234,17 @@ def test_better_policy_is_promoted_by_itself_and_writes_the_next_candidates(tmp_
         whole.service.stop()
 
 
+def test_what_an_excluded_annotator_ranked_is_served_again_by_the_server(whole: Whole) -> None:
+    whole.import_prompts(4)
+    whole.wait(lambda: whole.published() == 4)
+    whole.rank(1, user=2)
+    whole.wait(lambda: whole.service.status("team").counts.rankings == 1)
+    with whole.service.store.session() as session:
+        exclude(session, "team", 2, "")
+    whole.service.hint(whole.projects["ranking"], "COMMAND")
+    whole.wait(lambda: [row["overlap"] for row in whole.tasks("ranking") if "overlap" in row] == [2])
+
+
 def test_models_are_trained_again_without_an_excluded_annotator_or_a_deleted_ranking(tmp_path: Path) -> None:
     whole = Whole(tmp_path, auto_promote="better", train_after_rankings=12, training_cooldown_s=0)
     whole.service.start()

@@ -256,9 +256,12 @@ def test_task_is_served_to_one_more_annotator_who_has_not_ranked_it(label_studio
             return answer.json()["id"] if answer.status_code == 200 else None
 
         assert served(people[2].token) is None
-        client.update_task(task, task_data(), annotators=3)
+        client.set_overlap(task, 3, finished=False)
         assert served(people[0].token) is None
         assert served(people[2].token) == task
+        assert next(iter(client.tasks(made["id"])))["data"] == task_data()
+        client.set_overlap(task, 2, finished=True)
+        assert served(people[2].token) is None
 
 
 def test_tab_keeps_its_columns(client: LabelStudioClient, project: int) -> None:
