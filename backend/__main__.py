@@ -297,7 +297,7 @@ def _show_history(console: Console, service: Service, status: WorkspaceStatus) -
     if status.runs:
         console.print(_runs_table(service, status.runs[-MOST_RUNS:]))
         for run in _failed_unsaid(status):
-            console.print(Text(f" ! {run.id}: {run.error}", style="yellow"))
+            console.print(Text(f" ! {run.id}: {run.error_zh}\n   {run.error}", style="yellow"))
 
 
 def _rounds_table(rounds: Sequence[RoundView]) -> Table:

@@ -210,7 +210,7 @@ def _broken(key: StepKey, run: RunView) -> Step:
     if run.state == "cancelled":
         zh, en = "已取消；可以重试。", "Cancelled; it can be tried again."
     else:
-        zh, en = f"失败：{run.error}", f"Failed: {run.error}"
+        zh, en = f"失败：{run.error_zh}", f"Failed: {run.error}"
     return Step(key, "attention", zh, en, run_id=run.id)
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from backend import store
 from backend.errors import BackendError, ConflictError, FenceError
+from backend.failures import Failure, kind_of
 from backend.follow import Follower, store_batch
 from backend.store import Store
 from backend.tables import RunRow, RunState
@@ -148,12 +149,13 @@ class Launcher:
         with self.store.reading() as session:
             owners = store.run(session, run_id).attempts
         if owners > MAX_OWNERS and not run_dir.result_path.is_file():
-            error = f"the server ended {MAX_OWNERS} times while it ran; see `{run_dir.path / 'trainer.log'}`"
-            return self._end(run_id, fence, "failed", error)
+            log_path = run_dir.path / "trainer.log"
+            error = f"the server ended {MAX_OWNERS} times while it ran; see `{log_path}`"
+            return self._fail(run_id, fence, Failure("restarts", error))
         with self._heartbeat(run_id, fence):
-            error = self._train(run_id, fence, run_dir)
-        if error:
-            return self._end(run_id, fence, "failed", error)
+            failure = self._train(run_id, fence, run_dir)
+        if failure is not None:
+            return self._fail(run_id, fence, failure)
         result = json.loads(run_dir.result_path.read_text(encoding="utf-8"))
         try:
             with self.store.reading() as session:
@@ -166,26 +168,27 @@ class Launcher:
                 run.state, run.result, run.finished, run.error = "succeeded", result, time.time(), ""
         except FenceError:
             raise
-        except (BackendError, TrainerError) as failure:
-            return self._end(run_id, fence, "failed", str(failure))
+        except (BackendError, TrainerError) as fault:
+            return self._fail(run_id, fence, Failure.of(fault))
         return StageEnd("succeeded", result)
 
-    def _train(self, run_id: str, fence: int, run_dir: RunDir) -> str:
+    def _train(self, run_id: str, fence: int, run_dir: RunDir) -> Failure | None:
         """Run the child until it has a result. Returns: why it has none after all attempts; else nothing."""
         follower = Follower(run_dir.metrics_path)
         for attempt in range(1, ATTEMPTS + 1):
             code = self._run_child(run_id, fence, run_dir, follower)
             if run_dir.result_path.is_file():
-                return ""
-            error = _reason(run_dir, code)
+                return None
+            failure = _reason(run_dir, code)
             log.warning("run %s: attempt %d of %d ended with code %d", run_id, attempt, ATTEMPTS, code)
             with self.store.session() as session:
-                store.hold_fence(session, run_id, fence).error = error
+                run = store.hold_fence(session, run_id, fence)
+                run.error, run.failure = failure.detail, failure.kind
             if code == _EXIT_USER_ERROR and run_dir.error_path.is_file():
                 break  # trying again would not help; without the file another trainer held the directory
             if attempt < ATTEMPTS:
                 self._wait(self.retry_delay_s)
-        return error
+        return failure
 
     def _run_child(self, run_id: str, fence: int, run_dir: RunDir, follower: Follower) -> int:
         child = self._spawn(run_id, run_dir)
@@ -267,11 +270,12 @@ class Launcher:
             run = store.run(session, run_id)
         return StageEnd(run.state, run.result or {}, run.error) if run.state in _ENDED else None
 
-    def _end(self, run_id: str, fence: int, state: RunState, error: str) -> StageEnd:
+    def _fail(self, run_id: str, fence: int, failure: Failure) -> StageEnd:
         with self.store.session() as session:
             run = store.hold_fence(session, run_id, fence)
-            run.state, run.error, run.finished = state, error, time.time()
-        return StageEnd(state, {}, error)
+            run.state, run.finished = "failed", time.time()
+            run.error, run.failure = failure.detail, failure.kind
+        return StageEnd("failed", {}, failure.detail)
 
     def _release(self, run_id: str, fence: int) -> None:
         """Let the next server claim the run at once."""
@@ -304,17 +308,20 @@ def _stop_child(child: subprocess.Popen[bytes], grace_s: float) -> None:
             child.stdin.close()
 
 
-def _reason(run_dir: RunDir, code: int) -> str:
+def _reason(run_dir: RunDir, code: int) -> Failure:
     """What to tell the user of a child that ended without a result."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        if message := json.loads(run_dir.error_path.read_text(encoding="utf-8"))["message"]:
-            return str(message)
+        left = json.loads(run_dir.error_path.read_text(encoding="utf-8"))
+        if message := left["message"]:
+            return Failure(kind_of(str(left.get("type"))), str(message))
     log_path = run_dir.path / "trainer.log"
     if code == -signal.SIGKILL:
-        return f"the trainer was killed, probably because memory ran out; see `{log_path}`"
+        return Failure("memory", f"the trainer was killed, probably because memory ran out; see `{log_path}`")
     if code == _EXIT_STOPPED:
-        return "the trainer was stopped from outside; it goes on where it was when started again"
-    return f"the trainer ended with code {code}; see `{log_path}`"
+        return Failure(
+            "stopped", "the trainer was stopped from outside; it goes on where it was when started again"
+        )
+    return Failure("bug", f"the trainer ended with code {code}; see `{log_path}`")
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend import store
 from backend.exclusions import annotators, counting, exclusions
+from backend.failures import words
 from backend.findings import action_views, advice_for, newest_judged, policy_of
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
@@ -182,7 +183,8 @@ def _run_view(run: RunRow) -> RunView:
     return RunView(
         id=run.id, kind=run.kind, state=run.state, round_id=run.round_id, attempts=run.attempts,
         progress_done=run.progress_done, progress_total=run.progress_total, progress_what=run.progress_what,
-        result=run.result, error=run.error, created=run.created, started=run.started, finished=run.finished,
+        result=run.result, error=run.error, error_zh=words(run.failure, run.error)[0],
+        created=run.created, started=run.started, finished=run.finished,
     )  # fmt: skip
 
 

@@ -67,8 +67,8 @@ class Report:
     round_id: str = ""
     gate_accuracy: float = 0.85
     """What the reward model's accuracy is held against."""
-    reason: str = ""
-    """Why the round stopped where it is; empty if it did not."""
+    reason: tuple[str, str] = ("", "")
+    """Why the round stopped where it is, in Chinese and English; empty if it did not."""
 
 
 def to_html(report: Report) -> str:
@@ -137,8 +137,8 @@ def _heading(report: Report) -> str:
 
 def _numbers(report: Report) -> list[tuple[str, str, str]]:
     found = [("模型", "model", report.model), *review_numbers(report.verdict)]
-    if report.reason:
-        found.insert(0, ("停在这里的原因", "stopped because", report.reason))
+    if any(report.reason):
+        found.insert(0, ("停在这里的原因", "stopped because", " · ".join(report.reason)))
     found += [*reward_numbers(report.reward), *ppo_numbers(report.ppo)]
     if report.compare.get("garbled_after") is not None:
         found.append(("乱码或重复的回答", "garbled answers", f"{report.compare['garbled_after']:.1%}"))

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend import people, registry, store
 from backend.data_report import Data, data_rows, named_prompts
+from backend.failures import Failure, round_words
 from backend.findings import action_views, advice_for, consistency_of, policy_of, results_of
 from backend.inputs import ranking_record, settings_of
 from backend.lineage import Dependence, dependences
@@ -65,12 +66,13 @@ class Rounds:
             if better and settings.auto_promote == "better" and policy is not None:
                 registry.promote(session, current.workspace, policy.id, "better in the blind review")
 
-    def fail(self, round_id: str, reason: str) -> None:
+    def fail(self, round_id: str, failure: Failure) -> None:
         """End the round with a reason; more rankings or Start Training take it up again."""
         with self.store.session() as session:
             current = store.round_by_id(session, round_id)
             if current.state not in ("decided", "failed"):
-                current.state, current.reason, current.finished = "failed", reason, time.time()
+                current.state, current.finished = "failed", time.time()
+                current.reason, current.failure = failure.detail, failure.kind
 
 
 def pending_comparisons(session: Session, settings: Settings, current: RoundRow) -> set[str]:
@@ -113,7 +115,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
         ppo=results.get("ppo", {}),
         compare=results.get("compare", {}),
         round_id=current.id,
-        reason=current.reason,
+        reason=round_words(current.state, current.failure, current.reason),
         gate_accuracy=settings_of(settings, workspace).gate_accuracy,
         leaderboard=leaderboard(session, workspace.id),
         advice=advice_for(session, settings, workspace, current),

@@ -57,9 +57,12 @@ class RunView(View):
     progress_what: str
     result: dict[str, Any] | None
     error: str
+    """Why it failed, in English."""
     created: float
     started: float | None
     finished: float | None
+    error_zh: str = ""
+    """The same for readers of Chinese, with what to do."""
 
 
 @dataclass(frozen=True)

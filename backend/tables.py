@@ -14,6 +14,8 @@ from typing import Any, Literal
 from sqlalchemy import JSON, Dialect, Float, Index, Integer, String, Text, TypeDecorator, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from backend.failures import FailureKind
+
 PromptState = Literal[
     "new",  # known, no candidates yet
     "generating",  # a generate run works on it
@@ -70,7 +72,7 @@ class Base(DeclarativeBase):
         list[Any]: JSON,
         float: Float(53),
         PromptState: _NAME, AnnotationState: _NAME, RoundState: _NAME, RunKind: _NAME, RunState: _NAME,
-        ModelKind: _NAME, ModelState: _NAME, Side: _NAME, JudgementVerdict: _NAME,
+        ModelKind: _NAME, ModelState: _NAME, Side: _NAME, JudgementVerdict: _NAME, FailureKind: _NAME,
     }  # fmt: skip
 
 
@@ -231,6 +233,8 @@ class RoundRow(Base):
     created: Mapped[float] = mapped_column(default=time.time)
     finished: Mapped[float | None]
     reason: Mapped[str] = mapped_column(_Words, default="")
+    failure: Mapped[FailureKind | None]
+    """Of which kind the reason of a failed round is."""
     conclude_asked: Mapped[bool] = mapped_column(default=False)
 
 
@@ -248,6 +252,8 @@ class RunRow(Base):
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str] = mapped_column(_Words, default="")
+    failure: Mapped[FailureKind | None]
+    """Of which kind the error is."""
     snapshot: Mapped[list[Any]] = mapped_column(default=list)
     """`[annotation id, result hash]` of each ranking that it was given."""
     pid: Mapped[int | None]

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session
 from backend import store as queries
 from backend.adjudication import mark_contested
 from backend.errors import BackendError, LabelStudioError, UnauthorisedError, UnreachableError
+from backend.failures import Failure
 from backend.inputs import queue_compare, queue_ppo, settings_of
 from backend.launcher import Interrupted, Launcher
 from backend.outputs import Outputs
@@ -188,7 +189,8 @@ class Workflows:
             return True
         with self.store.reading() as session:
             run = queries.run(session, run.id)
-        self.rounds.fail(round_id, run.error or f"the {kind} run was cancelled")
+        cancelled = Failure("cancelled", f"the {kind} run was cancelled")
+        self.rounds.fail(round_id, Failure(run.failure or "bug", run.error) if run.error else cancelled)
         return False
 
     def _train_reward(self, round_id: str) -> bool:
@@ -288,17 +290,19 @@ class Workflows:
             log.warning("workflow stopped: %s", error)
             if isinstance(error, LabelStudioError):
                 self.label_studio_error = str(error)
-            self._fail(round_id, str(error))
+            self._fail(round_id, Failure.of(error))
         except Exception as error:
             log.exception("workflow stopped by a bug")
-            self._fail(round_id, f"{type(error).__name__}: this is a bug, see the backend's log")
+            self._fail(
+                round_id, Failure("bug", f"{type(error).__name__}: this is a bug, see the backend's log")
+            )
         finally:
             self._running.discard(threading.get_ident())
             self._done()
 
-    def _fail(self, round_id: str | None, reason: str) -> None:
+    def _fail(self, round_id: str | None, failure: Failure) -> None:
         if round_id is not None:
-            self._step("record the failure", self.rounds.fail, round_id, reason)
+            self._step("record the failure", self.rounds.fail, round_id, failure)
 
     def _patiently(self, action: Callable[[], _Result]) -> _Result:
         """Try until Label Studio is there again and lets us in; other faults are the action's own."""

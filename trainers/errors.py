@@ -5,8 +5,12 @@ TrainerError
 ├── ConfigError      a setting is out of range or unknown
 ├── ShapeError       tensors do not fit each other
 ├── ModelError       a model cannot be loaded, does not fit in memory, or was tampered with
+│   ├── ModelMissingError  there is no such model
+│   └── MemoryLimitError   it does not fit in memory
 ├── DataError        there is too little or unusable data for the stage
+│   └── ScorerError  a reward from outside gives no scores that can be used
 └── RunError         a run directory is locked, damaged, or belongs to another configuration
+    └── DiskFullError  nothing more can be written
 """
 
 
@@ -30,9 +34,25 @@ class ModelError(TrainerError):
     """A model cannot be loaded, does not fit in memory, or was tampered with."""
 
 
+class ModelMissingError(ModelError):
+    """There is no such model."""
+
+
+class MemoryLimitError(ModelError):
+    """A model does not fit in memory."""
+
+
 class DataError(TrainerError):
     """There is too little or unusable data for the stage."""
 
 
+class ScorerError(DataError):
+    """A reward from outside gives no scores that can be used."""
+
+
 class RunError(TrainerError):
     """A run directory is locked, damaged, or belongs to another configuration."""
+
+
+class DiskFullError(RunError):
+    """Nothing more can be written."""

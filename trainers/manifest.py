@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainers.errors import ModelError, RunError
+from trainers.errors import DiskFullError, ModelError
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
@@ -33,7 +33,7 @@ def write_json_atomic(path: Path, content: object) -> None:
 
     Raises:
         ValueError: a number is not finite; JSON has no word for it.
-        RunError: the disk is full.
+        DiskFullError: the disk is full.
     """
     text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
@@ -60,7 +60,7 @@ def write_directory(
         lineage: where the content comes from; kept in the manifest.
         torch_states: allow `.pt` files (checkpoints).
     Raises:
-        RunError: the disk is full.
+        DiskFullError: the disk is full.
         ModelError: `write` left something that `verify_manifest` would refuse.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def _tampered(directory: Path, fault: str) -> ModelError:
     )
 
 
-def _as_run_error(error: OSError, path: Path) -> OSError | RunError:
+def _as_run_error(error: OSError, path: Path) -> OSError | DiskFullError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"`{path}` cannot be written: the disk is full; free some space and start again")
+        return DiskFullError(f"`{path}` cannot be written: the disk is full; free some space and start again")
     return error

@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from trainers.errors import ModelError
+from trainers.errors import MemoryLimitError, ModelError, ModelMissingError
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 """What is downloaded of a hub model: no pickles, no code."""
@@ -27,12 +27,12 @@ OVERHEAD = 1.2
 def local_directory(model: str | Path) -> str:
     """Where a model lies on this machine; one of the hub is downloaded if it is not there yet.
 
-    Raises: ModelError: there is no such directory, and the hub does not hand out such a model.
+    Raises: ModelMissingError: there is no such directory, and the hub does not hand out such a model.
     """
     if Path(model).is_dir():
         return str(model)
     if Path(model).is_absolute() or str(model).startswith(".") or str(model).count("/") > 1:
-        raise ModelError(
+        raise ModelMissingError(
             f"the model directory `{model}` does not exist; give a directory or a name of the hub"
         )
     try:
@@ -40,7 +40,7 @@ def local_directory(model: str | Path) -> str:
             return snapshot_download(str(model), allow_patterns=HUB_FILES, local_files_only=True)
         return snapshot_download(str(model), allow_patterns=HUB_FILES)
     except (OSError, ValueError) as error:
-        raise ModelError(
+        raise ModelMissingError(
             f"`{model}` is neither a directory nor a model that the hub hands out from here; give a model "
             f"directory, or download it with `hf download {model} --local-dir DIR` ({_first_line(error)})"
         ) from error
@@ -66,7 +66,7 @@ def check_memory(config: PreTrainedConfig, name: str, shards: int = 1, base_bits
     Args:
         shards: GPUs over which the weights are spread; the machine's own memory holds them whole for a while.
         base_bits: bits of a weight; 16 means what the device computes in.
-    Raises: ModelError: the weights and some room to work do not fit into free memory.
+    Raises: MemoryLimitError: the weights and some room to work do not fit into free memory.
     """
     bytes_each = 2 / shards if torch.cuda.is_available() else 4
     if base_bits < 16:
@@ -74,7 +74,7 @@ def check_memory(config: PreTrainedConfig, name: str, shards: int = 1, base_bits
     needed = int(OVERHEAD * bytes_each * parameter_count(config))
     free = free_bytes()
     if needed > free:
-        raise ModelError(
+        raise MemoryLimitError(
             f"`{name}` needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
             "use a smaller model, free memory, or run on a machine with more"
         )

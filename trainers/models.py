@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from trainers.adapters import holds_adapter, load_adapter
 from trainers.config import PPOConfig, RewardConfig
-from trainers.errors import ModelError
+from trainers.errors import ModelError, ModelMissingError
 from trainers.fused_layers import layers_of
 from trainers.llama_layers import Layer, is_llama
 from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
@@ -386,10 +386,10 @@ def without_report_of_new_head() -> Iterator[None]:
 
 
 def existing(directory: str) -> Path:
-    """A model's directory. Raises: ModelError: there is none."""
+    """A model's directory. Raises: ModelMissingError: there is none."""
     path = Path(directory)
     if not path.is_dir():
-        raise ModelError(
+        raise ModelMissingError(
             f"the model directory `{directory}` does not exist; needed is what a training run produced"
         )
     return path

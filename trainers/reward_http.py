@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import httpx
 
-from trainers.errors import ConfigError, DataError
+from trainers.errors import ConfigError, ScorerError
 from trainers.records import Prompt
 
 ATTEMPTS = 3
@@ -85,7 +85,7 @@ def _ask(client: httpx.Client, url: str, prompts: Sequence[Prompt], responses: S
             return _scores(url, _answer(client, url, content), len(responses))
         except _AwayError as error:
             if attempt == ATTEMPTS:
-                raise DataError(
+                raise ScorerError(
                     f"the scorer `{url}` {error}, {ATTEMPTS} times; start or mend it, then start the run "
                     "again: it goes on from its last checkpoint"
                 ) from error.__cause__
@@ -94,7 +94,7 @@ def _ask(client: httpx.Client, url: str, prompts: Sequence[Prompt], responses: S
 
 
 def _answer(client: httpx.Client, url: str, content: bytes) -> bytes:
-    """The body of the scorer's answer. Raises: _AwayError, DataError."""
+    """The body of the scorer's answer. Raises: _AwayError, ScorerError."""
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     try:
         with client.stream("POST", url, content=content, headers=headers) as response:
@@ -104,7 +104,7 @@ def _answer(client: httpx.Client, url: str, content: bytes) -> bytes:
                 moved = (
                     " (redirects are not followed: name the final address)" if response.is_redirect else ""
                 )
-                raise DataError(
+                raise ScorerError(
                     f"the scorer `{url}` answered {response.status_code}{moved}; needed is 200 with "
                     '`{"scores": [...]}`'
                 )
@@ -112,7 +112,7 @@ def _answer(client: httpx.Client, url: str, content: bytes) -> bytes:
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > MOST_ANSWER_BYTES:
-                    raise DataError(f"the scorer `{url}` answered more than {MOST_ANSWER_BYTES} bytes")
+                    raise ScorerError(f"the scorer `{url}` answered more than {MOST_ANSWER_BYTES} bytes")
             return bytes(body)
     except httpx.TimeoutException as error:
         raise _AwayError("did not answer in `reward_timeout_s`") from error
@@ -127,12 +127,12 @@ def _scores(url: str, body: bytes, count: int) -> list[float]:
         answer = None
     scores: Any = answer.get("scores") if isinstance(answer, dict) else None
     if not isinstance(scores, list) or not all(type(score) in (int, float) for score in scores):
-        raise DataError(
+        raise ScorerError(
             f'the scorer `{url}` answered something else than `{{"scores": [number, ...]}}`; needed are '
             f"{count} numbers"
         )
     if len(scores) != count:
-        raise DataError(
+        raise ScorerError(
             f"the scorer `{url}` gave {len(scores)} scores for {count} responses; needed is one each"
         )
     return cast(list[float], scores)

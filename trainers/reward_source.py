@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from trainers.config import PPOConfig
-from trainers.errors import ConfigError, DataError
+from trainers.errors import ConfigError, ScorerError
 from trainers.models import (
     RewardModel,
     assembled_reward_model,
@@ -100,15 +100,15 @@ def _on_policy(policy: TrainablePolicy, path: Path, base_model: str) -> RewardMo
 def score(reward: RewardFunction, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
     """Scores as a tensor. (B,)
 
-    Raises: DataError: the reward gave another number of scores, or one that is no finite number.
+    Raises: ScorerError: the reward gave another number of scores, or one that is no finite number.
     """
     scores = [float(value) for value in reward(prompts, responses)]
     if len(scores) != len(responses):
-        raise DataError(
+        raise ScorerError(
             f"the reward gave {len(scores)} scores for {len(responses)} responses; needed is one each"
         )
     if broken := sum(not math.isfinite(value) for value in scores):
-        raise DataError(
+        raise ScorerError(
             f"the reward gave {broken} of {len(scores)} scores that are no finite number; mend it"
         )
     return torch.tensor(scores, dtype=torch.float32)

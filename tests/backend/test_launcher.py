@@ -132,7 +132,7 @@ def test_child_that_fails_three_times_fails_the_run_with_a_message(
     run_id = queue(tmp_path, opened, fail=["bug", "bug", "kill", "none left"])
     end = launcher.run_stage(run_id, lambda *_: pytest.fail("there is no result"))
     assert end.state == "failed" and "memory" in end.error
-    assert run_row(opened, run_id).error == end.error
+    assert (run_row(opened, run_id).error, run_row(opened, run_id).failure) == (end.error, "memory")
     assert (tmp_path / "runs" / run_id / "starts").read_text() == "3"
 
 
@@ -142,6 +142,7 @@ def test_error_that_a_user_must_mend_is_told_and_not_retried(
     run_id = queue(tmp_path, opened, fail=["user"])
     end = launcher.run_stage(run_id, nothing)
     assert end.error == "all rankings tie; rank some answers apart"
+    assert run_row(opened, run_id).failure == "data"
     assert (tmp_path / "runs" / run_id / "starts").read_text() == "1"
 
 
@@ -151,6 +152,7 @@ def test_real_trainer_tells_what_a_user_must_mend(tmp_path: Path, opened: Store)
     launcher = Launcher(opened, tmp_path / "runs", poll_s=0.05)
     end = launcher.run_stage(run_id, nothing)
     assert end.state == "failed" and "`base_model`" in end.error
+    assert run_row(opened, run_id).failure == "settings"
     assert "attempt 2" not in (tmp_path / "runs" / run_id / "trainer.log").read_text()
     assert "Fatal" not in (tmp_path / "runs" / run_id / "trainer.log").read_text()
 
@@ -264,6 +266,7 @@ def test_run_that_killed_its_server_ten_times_fails(
     with opened.session() as session:
         store.run(session, run_id).attempts = 10
     assert "10 times" in launcher.run_stage(run_id, nothing).error
+    assert run_row(opened, run_id).failure == "restarts"
 
 
 OWNER = """

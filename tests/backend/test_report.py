@@ -52,7 +52,7 @@ def test_hostile_text_stays_text() -> None:
     hostile = replace(
         REPORT, title=HOSTILE, model=HOSTILE, advice=[Advice("x", HOSTILE, HOSTILE)],
         examples=[Example(HOSTILE, HOSTILE, HOSTILE, False, HOSTILE)],
-        ppo={**REPORT.ppo, "stop_reason": HOSTILE}, reason=HOSTILE,
+        ppo={**REPORT.ppo, "stop_reason": HOSTILE}, reason=(HOSTILE, HOSTILE),
         actions=[ActionView(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, "team-r2", HOSTILE, 0.0)],
     )  # fmt: skip
     tags = {element.tag for element in parsed(hostile).iter()}

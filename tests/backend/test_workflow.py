@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from backend import store
+from backend.rounds import build_report
 from tests.backend.whole import Whole
 from tests.fake_label_studio import ranking_result
 
@@ -163,6 +164,12 @@ def test_run_that_fails_ends_the_round_with_its_reason(whole: Whole) -> None:
     status = whole.service.status("team")
     assert status.round and status.round.reason == "the policy fell over"
     assert status.steps[3].state == "attention" and "fell over" in status.next_en
+    assert status.next_zh == (
+        "失败：可用的数据不足：请导入题目或再做一些排序，然后重试（详情：the policy fell over）"
+    )
+    with whole.service.store.reading() as session:
+        failed = store.round_by_id(session, status.round.id)
+        assert build_report(session, whole.settings, failed).reason[0] in status.next_zh
     run = next(run for run in status.runs if run.kind == "ppo")
     fast(whole)
     whole.service.retry(run.id)

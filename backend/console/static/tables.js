@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { modelName, stateText } from "./journey.js";
 import { runTone } from "./training.js";
-import { clock, count, duration, percent, t } from "./texts.js";
+import { clock, count, duration, percent, t, whyFailed } from "./texts.js";
 
 const SHOWN = 8;
 
@@ -23,7 +23,7 @@ export function runsTable(runs) {
     [stateText("kind", run.kind), h("small", {}, h("code", {}, run.id))],
     run.progress_total ? `${count(run.progress_done)} / ${count(run.progress_total)}` : "–",
     run.started ? duration((run.finished ?? Date.now() / 1000) - run.started) : "–",
-    h("span", { class: `pill state-${runTone(run.state)}`, title: run.error || null }, stateText("run", run.state)),
+    h("span", { class: `pill state-${runTone(run.state)}`, title: whyFailed(run) || null }, stateText("run", run.state)),
   ]);
   return table(t("runs_title"), ["column_run", "column_progress", "column_time", "column_state"], rows, t("runs_none"));
 }

@@ -216,6 +216,9 @@ export const known = (key, fallback) => (key in TEXTS ? t(key) : fallback);
 /** One of a pair of sentences from the server: `{reason_zh, reason_en}` and the like. */
 export const said = (object, name) => object[name ? `${name}_${language}` : language] ?? "";
 
+/** Why a run failed; what failed says so in English, the server in Chinese. */
+export const whyFailed = (run) => (language === "zh" ? run.error_zh : run.error);
+
 export const percent = (value, digits = 0) => (value == null ? "–" : `${(100 * value).toFixed(digits)} %`);
 
 export function number(value) {

@@ -2,7 +2,7 @@
 
 import { gateGauge, lineChart } from "./charts.js";
 import { h } from "./dom.js";
-import { count, known, number, percent, t } from "./texts.js";
+import { count, known, number, percent, t, whyFailed } from "./texts.js";
 
 const whole = (value) => percent(value);
 
@@ -50,7 +50,7 @@ function panelHead(name, step, run) {
     h("div", { class: "card-head" },
       h("div", {}, h("h2", {}, t(`${name}_title`)), h("p", {}, t(`${name}_lead`))),
       run ? h("span", { class: `pill state-${runTone(run.state)}` }, runProgress(run)) : h("span", { class: `pill state-${step.state}` }, t(`state_${step.state}`))),
-    failed ? h("p", { class: "failure" }, run.error) : null,
+    failed ? h("p", { class: "failure" }, whyFailed(run)) : null,
   ];
 }
 
