@@ -27,8 +27,8 @@ class Data:
 
     rankings: int = 0
     suspicious: int = 0
-    generate: Mapping[str, Any] = field(default_factory=dict)
-    """The newest result of the generate stage."""
+    spread: Mapping[str, Any] = field(default_factory=dict)
+    """`trainers.spread.Spread` of the candidates of all prompts."""
     reward: Mapping[str, Any] = field(default_factory=dict)
     """The round's result of the reward stage."""
     team: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +59,7 @@ def data_rows(data: Data) -> list[Row]:
         *_agreement_rows(data.team, data.people),
         *_consistency_rows(data.consistency, data.people),
         *_suspicious_rows(data),
-        *_spread_rows(data.generate.get("spread") or {}),
+        *_spread_rows(data.spread),
         *_coverage_rows(data.reward.get("coverage") or {}, data.prompts),
     ]
 

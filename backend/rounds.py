@@ -17,7 +17,7 @@ from backend import people, registry, store
 from backend.data_report import Data, data_rows, named_prompts
 from backend.failures import Failure, round_words
 from backend.findings import action_views, advice_for, consistency_of, policy_of, results_of
-from backend.inputs import ranking_record, settings_of
+from backend.inputs import candidates_records, ranking_record, settings_of
 from backend.lineage import Dependence, dependences
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
@@ -26,6 +26,7 @@ from backend.tables import ComparisonRow, JudgementRow, ModelRow, RoundRow
 from backend.verdict import judge_round, review_results, tally_of
 from trainers.agreement import measure_agreement
 from trainers.leaderboard import Match, Standing, rank_versions
+from trainers.spread import Spread, measure_spread
 
 
 class Rounds:
@@ -145,7 +146,7 @@ def _data_of(
     return Data(
         rankings=len(rankings),
         suspicious=sum(ranking.suspicious for ranking in rankings),
-        generate=results.get("generate", {}),
+        spread=_spread_of(session, workspace_id).to_json(),
         reward=reward,
         team=reward.get("team") or measure_agreement(map(ranking_record, rankings)).to_json(),
         consistency=consistency_of(session, workspace_id, rankings),
@@ -154,3 +155,12 @@ def _data_of(
         depends_on=behind.rankings,
         removed=behind.removed,
     )
+
+
+def _spread_of(session: Session, workspace_id: str) -> Spread:
+    """Of the candidates that every prompt has now, in whichever round they were made."""
+    prompts = [row for row in store.prompts(session, workspace_id) if row.state != "deleted"]
+    there = {row.prompt_id for row in prompts}
+    candidates = [own for own in candidates_records(session, workspace_id) if own.prompt.id in there]
+    known = {row.prompt_id: row.likeness for row in prompts if row.likeness is not None}
+    return measure_spread(candidates, known)

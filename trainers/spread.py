@@ -1,13 +1,13 @@
 """How different the answers to one prompt are: what there is to choose between.
 
 Pure; knows nothing of models or files. Looks at the answers that people will rank, those without a flag. The
-generate stage writes the result; the backend's advice and report read it.
+generate stage writes the result for its prompts, the report shows that of all.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import fmean, median, quantiles
@@ -59,15 +59,23 @@ class Spread:
         return asdict(self)
 
 
-def measure_spread(candidates: Iterable[Candidates]) -> Spread:
-    """Compare the answers to each prompt; a prompt with fewer than two without a flag is left out."""
+def measure_spread(candidates: Iterable[Candidates], known: Mapping[str, float] | None = None) -> Spread:
+    """Compare the answers to each prompt; a prompt with fewer than two without a flag is left out.
+
+    Args:
+        known: prompt id -> `likeness` of its answers, where it was measured before: most of the work.
+    """
+    known = known or {}
     usable = [
         (entry.prompt, [response for response in entry.responses if not response.flags])
         for entry in candidates
     ]
     ranked = [(prompt, responses) for prompt, responses in usable if len(responses) > 1]
     answers = [response for _, responses in ranked for response in responses]
-    alike = [likeness(responses) for _, responses in ranked]
+    alike = [
+        likeness(responses) if (found := known.get(prompt.id)) is None else found
+        for prompt, responses in ranked
+    ]
     ratios = [_length_ratio(responses) for _, responses in ranked]
     by_language: dict[Language, list[int]] = defaultdict(list)
     by_style: dict[str, list[int]] = defaultdict(list)

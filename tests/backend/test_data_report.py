@@ -10,7 +10,7 @@ from backend.report import Report, to_html, to_text
 from backend.rounds import build_report
 from backend.service import Service
 from backend.store import current_round
-from backend.tables import PromptRow, RankingRow, RunRow
+from backend.tables import PromptRow, RankingRow, ResponseRow, RunRow
 from backend.verdict import judge_round
 from tests.backend.web import seeded
 from trainers.agreement import measure_agreement
@@ -42,7 +42,7 @@ def values(data: Data) -> dict[str, str]:
 def test_nothing_measured_has_no_rows() -> None:
     assert data_rows(Data()) == []
     assert data_rows(Data(team=measure_agreement([]).to_json())) == []
-    assert data_rows(Data(generate={"spread": measure_spread([]).to_json()})) == []
+    assert data_rows(Data(spread=measure_spread([]).to_json())) == []
     assert data_rows(Data(reward={"coverage": measure_coverage([], {}).to_json()})) == []
 
 
@@ -63,7 +63,7 @@ def test_later_rounds_say_who_wrote_what_and_what_older_rankings_weigh() -> None
         **measure_spread([]).to_json(), "prompts": 54, "answers": 162, "similarity": 0.2, "length_ratio": 2.0,
         "policies": {"policy-team-1": 70, "base": 92}, "mixed_prompts": 51,
     }  # fmt: skip
-    found = values(Data(reward={"chosen": {"rounds": rounds}}, generate={"spread": spread}))
+    found = values(Data(reward={"chosen": {"rounds": rounds}}, spread=spread))
     assert found["rankings of each round, and their weight"] == "#1: 67 × 0.8, #2: 60 × 1"
     assert found["answers by the model that wrote them"].startswith("base 92, policy-team-1 70; ")
     assert "51 / 54" in found["answers by the model that wrote them"]
@@ -99,7 +99,7 @@ def test_spread_of_the_candidates() -> None:
             Response("b", "p1", "长" * 25, "base", style="brief"),
         ),
     )
-    found = values(Data(generate={"spread": measure_spread([entry]).to_json()}))
+    found = values(Data(spread=measure_spread([entry]).to_json()))
     assert found["likeness of a prompt's answers (0 to 1)"] == "0.00; 大同小异 variants of one: 0 / 1"
     assert found["prompts with one style only"] == "1 / 1"
     assert found["longest to shortest answer"] == "2.5 : 1"
@@ -174,3 +174,32 @@ def test_report_shows_agreement_before_a_training_measured_it(tmp_path: Path) ->
     found = reported(service)
     assert found["two annotators agree"].startswith("0%")
     assert found["prompts with more disagreement than agreement"] == "1 / 1"
+
+
+def test_report_describes_the_candidates_of_all_prompts_of_all_rounds(tmp_path: Path) -> None:
+    service = seeded(tmp_path / "data")
+    assert reported(service)["likeness of a prompt's answers (0 to 1)"].endswith(" / 150")
+    assert "answers by the model that wrote them" not in reported(service)
+    with service.store.session() as session:
+        for name, state in (("new", "published"), ("gone", "deleted")):
+            session.add(
+                PromptRow(
+                    workspace="team", prompt_id=name, text="Which prize?", split="train", state=state,
+                    round=2, likeness=0.7,
+                )
+            )  # fmt: skip
+            session.add_all(
+                ResponseRow(
+                    id=f"{name}{n}", workspace="team", prompt_id=name, text=text, policy="policy-team-1"
+                )
+                for n, text in enumerate(("The first one.", "None at all, sorry."))
+            )
+        session.add(
+            RunRow(
+                id="generate-2", workspace="team", kind="generate", dataset_hash="two", state="succeeded",
+                result={"spread": measure_spread([]).to_json()},
+            )
+        )  # fmt: skip
+    found = reported(service)
+    assert found["likeness of a prompt's answers (0 to 1)"].endswith(" / 151")
+    assert found["answers by the model that wrote them"].startswith("base 450, policy-team-1 2; ")

@@ -104,6 +104,13 @@ def test_spread_goes_to_json_and_back() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_likeness_that_is_known_is_taken_as_it_is() -> None:
+    entries = [answers("a?", "hello", "hello!"), answers("b?", "turn it off", "wash hands")]
+    spread = measure_spread(entries, {"a?": 0.25})
+    assert (spread.similarity, spread.alike_prompts) == (0.125, 0)
+    assert measure_spread(entries).similarity == 0.5
+
+
 def test_every_figure_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
     section = page.split("\n## What the generate stage finds")[1].split("\n## ")[0]
