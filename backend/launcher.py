@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from backend import store
+from backend import leases, store
 from backend.errors import BackendError, ConflictError, FenceError
 from backend.failures import Failure, kind_of
 from backend.follow import Follower, store_batch
@@ -117,7 +117,7 @@ class Launcher:
                 if (end := self._ended(run_id)) is not None:
                     return end
                 with self.store.session() as session:
-                    fence = store.claim_run(session, run_id, lease_s=self.lease_s)
+                    fence = leases.claim(session, run_id, lease_s=self.lease_s)
                 if fence is not None:
                     break
                 self._wait(min(self.lease_s, 1.0))  # a living owner has it, or a dead one's lease runs out
@@ -163,7 +163,7 @@ class Launcher:
             with self._heartbeat(run_id, fence):
                 prepare(run, run_dir, fence)
             with self.store.session() as session:
-                run = store.hold_fence(session, run_id, fence)
+                run = leases.hold(session, run_id, fence)
                 finish(session, run, result)
                 run.state, run.result, run.finished, run.error = "succeeded", result, time.time(), ""
         except FenceError:
@@ -182,7 +182,7 @@ class Launcher:
             failure = _reason(run_dir, code)
             log.warning("run %s: attempt %d of %d ended with code %d", run_id, attempt, ATTEMPTS, code)
             with self.store.session() as session:
-                run = store.hold_fence(session, run_id, fence)
+                run = leases.hold(session, run_id, fence)
                 run.error, run.failure = failure.detail, failure.kind
             if code == _EXIT_USER_ERROR and run_dir.error_path.is_file():
                 break  # trying again would not help; without the file another trainer held the directory
@@ -194,17 +194,17 @@ class Launcher:
         child = self._spawn(run_id, run_dir)
         try:
             with self.store.session() as session:
-                store.hold_fence(session, run_id, fence).pid = child.pid
+                leases.hold(session, run_id, fence).pid = child.pid
             while True:
                 ended = _wait_child(child, self.poll_s)
                 if batch := follower.read():
                     with self.store.session() as session:
-                        store_batch(session, store.hold_fence(session, run_id, fence), batch)
+                        store_batch(session, leases.hold(session, run_id, fence), batch)
                 elif ended:
                     return child.returncode
                 else:
                     with self.store.reading() as session:
-                        store.hold_fence(session, run_id, fence)
+                        leases.hold(session, run_id, fence)
                 if self._stopping.is_set():
                     raise Interrupted("the server stops")
         finally:
@@ -237,7 +237,7 @@ class Launcher:
             while not done.wait(self.lease_s / 4):
                 try:
                     with self.store.session() as session:
-                        store.renew_lease(session, run_id, fence, lease_s=self.lease_s)
+                        leases.renew(session, run_id, fence, lease_s=self.lease_s)
                 except FenceError:
                     return
                 except Exception:  # a locked or restarting database: the next beat tries again
@@ -272,7 +272,7 @@ class Launcher:
 
     def _fail(self, run_id: str, fence: int, failure: Failure) -> StageEnd:
         with self.store.session() as session:
-            run = store.hold_fence(session, run_id, fence)
+            run = leases.hold(session, run_id, fence)
             run.state, run.finished = "failed", time.time()
             run.error, run.failure = failure.detail, failure.kind
         return StageEnd("failed", {}, failure.detail)
@@ -280,12 +280,7 @@ class Launcher:
     def _release(self, run_id: str, fence: int) -> None:
         """Let the next server claim the run at once."""
         with contextlib.suppress(FenceError), self.store.session() as session:
-            store.hold_fence(session, run_id, fence).lease_until = 0.0
-
-
-def release_leases(session: Session) -> None:
-    """Free the runs of a server that died. Only for who knows it did: the holder of the data directory."""
-    session.query(RunRow).filter(RunRow.state == "running").update({RunRow.lease_until: 0.0})
+            leases.hold(session, run_id, fence).lease_until = 0.0
 
 
 def _wait_child(child: subprocess.Popen[bytes], timeout_s: float) -> bool:

@@ -76,7 +76,7 @@ def publish(
     base_model: str,
     metrics: dict[str, Any],
 ) -> ModelRow:
-    """Give a staged model its name. Call it in the transaction that holds the run's fence (`hold_fence`).
+    """Give a staged model its name. Call it in the transaction that holds the run's fence (`backend.leases`).
 
     Returns:
         The run's model; published before, it is returned unchanged and the staged copy is dropped.

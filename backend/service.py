@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend import overlap, registry, store
+from backend import leases, overlap, registry, store
 from backend.actions import Actions, Applied
 from backend.adjudication import send_on
 from backend.errors import BackendError, ConflictError, LabelStudioError
 from backend.inputs import queue_generate, queue_reward, settings_of, try_again
 from backend.label_studio import LabelStudioClient
-from backend.launcher import Launcher, release_leases
+from backend.launcher import Launcher
 from backend.lock import DirectoryLock
 from backend.overview import read_state, workspace_status
 from backend.policy import Conclude, StartGenerate, StartReward, next_actions
@@ -92,7 +92,7 @@ class Service:
         """
         self._lock.take()
         with self.store.session() as session:
-            release_leases(session)  # the lock says that whoever held them is dead
+            leases.release(session)  # the lock says that whoever held them is dead
             registry.collect_garbage(session, self.settings.models_dir.absolute())
         self._workflows.launch()
         self._thread = threading.Thread(target=self._loop, name="reconcile", daemon=True)

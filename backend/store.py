@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from backend.errors import FenceError, NotFoundInStoreError, SettingsError
+from backend.errors import NotFoundInStoreError, SettingsError
 from backend.exclusions import counting
 from backend.tables import (
     ActionRow,
@@ -307,42 +307,6 @@ def run_for(session: Session, workspace_id: str, kind: RunKind, data: str) -> Ru
         RunRow.workspace == workspace_id, RunRow.kind == kind, RunRow.dataset_hash == data
     )
     return session.scalars(query).first()
-
-
-def claim_run(session: Session, run_id: str, *, lease_s: float, now: float | None = None) -> int | None:
-    """Become the run's owner.
-
-    Returns:
-        The fence to show when writing, or `None` if a living owner holds it or it has ended.
-    """
-    now = time.time() if now is None else now
-    row = session.get(RunRow, run_id, with_for_update=True, populate_existing=True)
-    if row is None or row.state not in ("queued", "running") or row.lease_until > now:
-        return None
-    row.state, row.fence, row.attempts = "running", row.fence + 1, row.attempts + 1
-    row.lease_until, row.started = now + lease_s, row.started or now
-    return row.fence
-
-
-def renew_lease(
-    session: Session, run_id: str, fence: int, *, lease_s: float, now: float | None = None
-) -> None:
-    """Raises: FenceError: another owner has taken the run over, or it has ended."""
-    hold_fence(session, run_id, fence).lease_until = (time.time() if now is None else now) + lease_s
-
-
-def hold_fence(session: Session, run_id: str, fence: int) -> RunRow:
-    """The run, for its owner alone: call it in the transaction that writes or publishes.
-
-    Raises: FenceError: another owner has taken the run over, or it has ended.
-    """
-    row = session.get(RunRow, run_id, with_for_update=True, populate_existing=True)
-    if row is None or row.fence != fence or row.state != "running":
-        state = f"it is {row.state} with fence {row.fence}" if row else "it does not exist"
-        raise FenceError(
-            f"run `{run_id}` is not ours any more (fence {fence}; {state}); this process must stop"
-        )
-    return row
 
 
 # --- metrics and samples ---

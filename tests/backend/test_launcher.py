@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from backend import store
+from backend import leases, store
 from backend.errors import ConflictError, RegistryError
-from backend.launcher import Interrupted, Launcher, StageEnd, release_leases
+from backend.launcher import Interrupted, Launcher, StageEnd
 from backend.store import Store
 from backend.tables import RunRow
 from trainers.run_dir import RunDir
@@ -218,7 +218,7 @@ def test_lease_of_a_living_owner_is_respected_and_renewed(tmp_path: Path, opened
     until = time.monotonic() + 1.2
     while time.monotonic() < until:
         with opened.session() as session:
-            assert store.claim_run(session, run_id, lease_s=1) is None
+            assert leases.claim(session, run_id, lease_s=1) is None
         time.sleep(0.05)
     owner.join()
     assert owner.end and owner.end.state == "succeeded"
@@ -230,7 +230,7 @@ def test_overtaken_owner_stops_and_takes_nothing_over(tmp_path: Path, opened: St
     background = InBackground(launcher, run_id)
     wait_for(lambda: run_row(opened, run_id).progress_total > 0)
     with opened.session() as session:
-        assert store.claim_run(session, run_id, lease_s=60, now=time.time() + 3600) == 2
+        assert leases.claim(session, run_id, lease_s=60, now=time.time() + 3600) == 2
     background.join()
     assert isinstance(background.error, Interrupted)
     assert run_row(opened, run_id).state == "running"
@@ -241,7 +241,7 @@ def test_owner_overtaken_after_training_takes_nothing_over(
 ) -> None:
     def overtake(run: RunRow, _run_dir: RunDir, fence: int) -> None:
         with opened.session() as session:
-            assert store.claim_run(session, run.id, lease_s=60, now=time.time() + 3600) == fence + 1
+            assert leases.claim(session, run.id, lease_s=60, now=time.time() + 3600) == fence + 1
 
     run_id = queue(tmp_path, opened)
     with pytest.raises(Interrupted):
@@ -252,11 +252,11 @@ def test_owner_overtaken_after_training_takes_nothing_over(
 def test_released_leases_can_be_claimed(opened: Store, tmp_path: Path) -> None:
     run_id = queue(tmp_path, opened)
     with opened.session() as session:
-        store.claim_run(session, run_id, lease_s=3600)
-        assert store.claim_run(session, run_id, lease_s=3600) is None
-        release_leases(session)
+        leases.claim(session, run_id, lease_s=3600)
+        assert leases.claim(session, run_id, lease_s=3600) is None
+        leases.release(session)
         session.expire_all()
-        assert store.claim_run(session, run_id, lease_s=3600) == 2
+        assert leases.claim(session, run_id, lease_s=3600) == 2
 
 
 def test_run_that_killed_its_server_ten_times_fails(
@@ -318,7 +318,7 @@ def test_killed_server_takes_its_child_along_and_the_next_goes_on(tmp_path: Path
     server.communicate()
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
     with opened.session() as session:
-        release_leases(session)
+        leases.release(session)
     assert make_launcher(tmp_path, opened).run_stage(run_id, nothing).state == "succeeded"
     assert run_row(opened, run_id).fence == 2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import registry, store
+from backend import leases, registry, store
 from backend.errors import ConflictError, FenceError, NotFoundInStoreError, RegistryError
 from backend.store import Store
 from backend.tables import ModelRow, RunRow, WorkspaceRow
@@ -36,7 +36,7 @@ def trained(tmp_path: Path, opened: Store, run_id: str, content: str = "weights"
     with opened.session() as session:
         session.add(RunRow(id=run_id, workspace="team", round_id="team-r1", kind="ppo", dataset_hash=run_id))
         session.flush()
-        fence = store.claim_run(session, run_id, lease_s=60)
+        fence = leases.claim(session, run_id, lease_s=60)
     assert fence is not None
     return run.model_dir, fence
 
@@ -44,7 +44,7 @@ def trained(tmp_path: Path, opened: Store, run_id: str, content: str = "weights"
 def publish(tmp_path: Path, opened: Store, run_id: str, model_dir: Path, fence: int) -> str:
     staged = registry.stage_model(model_dir, tmp_path / "models", f"{run_id}-{fence}")
     with opened.session() as session:
-        run = store.hold_fence(session, run_id, fence)
+        run = leases.hold(session, run_id, fence)
         row = registry.publish(session, run, "policy", staged, parent="base", base_model="b", metrics={})
         return row.id
 
@@ -68,7 +68,7 @@ def test_publishing_again_gives_the_same_model_and_leaves_no_copy(tmp_path: Path
 def test_lost_fence_publishes_nothing(tmp_path: Path, opened: Store) -> None:
     model_dir, fence = trained(tmp_path, opened, "ppo-1")
     with opened.session() as session:
-        assert store.claim_run(session, "ppo-1", lease_s=60, now=1e12) == fence + 1
+        assert leases.claim(session, "ppo-1", lease_s=60, now=1e12) == fence + 1
     with pytest.raises(FenceError):
         publish(tmp_path, opened, "ppo-1", model_dir, fence)
     with opened.session() as session:

@@ -1,4 +1,4 @@
-"""The database: transactions, leases and the queries that decisions rest on."""
+"""The database: transactions, and the queries that decisions rest on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from backend import store as queries
-from backend.errors import FenceError, NotFoundInStoreError, SettingsError
+from backend.errors import NotFoundInStoreError, SettingsError
 from backend.store import Store
 from backend.tables import HintRow, RankingRow, RunRow, SampleRow, WorkspaceRow
 
@@ -156,30 +156,6 @@ def test_second_run_on_the_same_data_is_impossible(store: Store) -> None:
         session.add_all([run("ppo-00000001", kind="ppo"), run("reward-00000003", dataset_hash="i")])
         assert queries.run_for(session, "team", "reward", "h") is not None
         assert queries.run_for(session, "other", "reward", "h") is None
-
-
-def test_living_owner_keeps_its_run_and_a_dead_one_loses_it(store: Store) -> None:
-    with store.session() as session:
-        session.add(run())
-        session.flush()
-        first = queries.claim_run(session, "reward-00000001", lease_s=10, now=100)
-        assert first == 1
-        assert queries.claim_run(session, "reward-00000001", lease_s=10, now=109) is None
-        queries.renew_lease(session, "reward-00000001", first, lease_s=10, now=109)
-        assert queries.claim_run(session, "reward-00000001", lease_s=10, now=118) is None
-        assert queries.claim_run(session, "reward-00000001", lease_s=10, now=120) == 2
-        with pytest.raises(FenceError, match="must stop"):
-            queries.hold_fence(session, "reward-00000001", first)
-        assert queries.hold_fence(session, "reward-00000001", 2).attempts == 2
-
-
-def test_ended_run_cannot_be_claimed_or_written(store: Store) -> None:
-    with store.session() as session:
-        session.add(run(state="cancelled", fence=1))
-        session.flush()
-        assert queries.claim_run(session, "reward-00000001", lease_s=1) is None
-        with pytest.raises(FenceError, match="cancelled"):
-            queries.hold_fence(session, "reward-00000001", 1)
 
 
 def test_dataset_hash_knows_only_the_set_of_active_rankings(store: Store) -> None:
