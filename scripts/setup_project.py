@@ -109,8 +109,8 @@ class _Work:
 
 
 def marker(name: str, kind: label_config.Name) -> str:
-    """What finds a project again; part of its description."""
-    return f"[rlhf:{name}:{kind}]"
+    """What finds a project again where our database is lost; it ends the description, which people read."""
+    return f"RLHF 工作区 workspace: {name} · {kind}"
 
 
 def _check_name(name: str, title: str) -> None:

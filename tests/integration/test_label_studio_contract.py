@@ -16,6 +16,7 @@ from backend.errors import NotFoundError, RejectedError, UnauthorisedError
 from backend.label_studio import LabelStudioClient
 from scripts.accounts import invitation, sign_up
 from scripts.label_studio_server import LabelStudioServer
+from scripts.setup_project import marker
 from tests.fake_label_studio import TOKEN, FakeLabelStudio, ranking_result
 
 Connect = Callable[[str], LabelStudioClient]
@@ -89,8 +90,10 @@ def test_interfaces_are_stored_as_they_are(client: LabelStudioClient) -> None:
 
 
 def test_project_is_found_by_its_description(client: LabelStudioClient) -> None:
-    made = client.create_project(title=next(_titles), description="x [rlhf:t:ranking]")
-    assert [p["id"] for p in client.projects() if "[rlhf:t:ranking]" in p["description"]][-1] == made["id"]
+    made = client.create_project(title=next(_titles), description=f"x {marker('t', 'ranking')}")
+    assert [p["id"] for p in client.projects() if marker("t", "ranking") in p["description"]][-1] == made[
+        "id"
+    ]
 
 
 def test_too_short_title_is_refused(client: LabelStudioClient) -> None:

@@ -117,6 +117,13 @@ def test_lost_database_finds_the_projects_by_their_marker(place: Place, tmp_path
     assert place.set_up().projects == first.projects
 
 
+def test_marker_of_one_workspace_is_in_no_other_ones() -> None:
+    names = ("demo", "demo-2", "a-demo", "2")
+    marks = {marker(name, kind) for name in names for kind in label_config.NAMES}
+    assert len(marks) == len(names) * len(label_config.NAMES)
+    assert not [(one, other) for one in marks for other in marks if one != other and one in other]
+
+
 def test_renamed_project_whose_marker_is_gone_is_still_ours(place: Place) -> None:
     first = place.set_up()
     place.project(first, "ranking").update(title="Our own name", description="")
