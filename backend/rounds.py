@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -22,7 +22,7 @@ from backend.lineage import Dependence, dependences
 from backend.report import Example, Report, to_html
 from backend.settings import Settings
 from backend.store import Store
-from backend.tables import ComparisonRow, JudgementRow, ModelRow, RoundRow
+from backend.tables import ComparisonRow, JudgementRow, ModelRow, PromptRow, RoundRow
 from backend.verdict import judge_round, review_results, tally_of
 from trainers.agreement import measure_agreement
 from trainers.leaderboard import Match, Standing, rank_versions
@@ -127,7 +127,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
             Example(row.prompt, row.before, row.after, row.seen, judged.get(row.id, ""))
             for row in (store.comparisons(session, current.id) if current.verdict else ())
         ],
-        data=data_rows(_data_of(session, workspace.id, results, _model_of(session, current.id))),
+        data=data_rows(_data_of(session, current, results)),
     )
 
 
@@ -137,16 +137,19 @@ def _model_of(session: Session, round_id: str) -> str:
     return session.scalars(query.limit(1)).first() or ""
 
 
-def _data_of(
-    session: Session, workspace_id: str, results: Mapping[str, dict[str, Any]], model_id: str
-) -> Data:
-    rankings = store.active_rankings(session, workspace_id)
+def _data_of(session: Session, current: RoundRow, results: Mapping[str, dict[str, Any]]) -> Data:
+    """Of what there was to rank in the round: prompts with candidates of a later one are left out."""
+    workspace_id = current.workspace
+    prompts = store.prompts(session, workspace_id)
+    later = {row.prompt_id for row in prompts if row.round > current.number}
+    rankings = [row for row in store.active_rankings(session, workspace_id) if row.prompt_id not in later]
+    there = [row for row in prompts if row.prompt_id not in later and row.state != "deleted"]
     reward = results.get("reward", {})
-    behind = dependences(session, workspace_id).get(model_id, Dependence())
+    behind = dependences(session, workspace_id).get(_model_of(session, current.id), Dependence())
     return Data(
         rankings=len(rankings),
         suspicious=sum(ranking.suspicious for ranking in rankings),
-        spread=_spread_of(session, workspace_id).to_json(),
+        spread=_spread_of(session, workspace_id, there).to_json(),
         reward=reward,
         team=reward.get("team") or measure_agreement(map(ranking_record, rankings)).to_json(),
         consistency=consistency_of(session, workspace_id, rankings),
@@ -157,10 +160,9 @@ def _data_of(
     )
 
 
-def _spread_of(session: Session, workspace_id: str) -> Spread:
-    """Of the candidates that every prompt has now, in whichever round they were made."""
-    prompts = [row for row in store.prompts(session, workspace_id) if row.state != "deleted"]
-    there = {row.prompt_id for row in prompts}
-    candidates = [own for own in candidates_records(session, workspace_id) if own.prompt.id in there]
+def _spread_of(session: Session, workspace_id: str, prompts: Sequence[PromptRow]) -> Spread:
+    """Of the candidates that these prompts have now, in whichever round they were made."""
+    wanted = {row.prompt_id for row in prompts}
+    candidates = [own for own in candidates_records(session, workspace_id) if own.prompt.id in wanted]
     known = {row.prompt_id: row.likeness for row in prompts if row.likeness is not None}
     return measure_spread(candidates, known)

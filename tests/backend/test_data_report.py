@@ -9,8 +9,8 @@ from backend.data_report import Data, data_rows, named_prompts, quoted
 from backend.report import Report, to_html, to_text
 from backend.rounds import build_report
 from backend.service import Service
-from backend.store import current_round
-from backend.tables import PromptRow, RankingRow, ResponseRow, RunRow
+from backend.store import rounds
+from backend.tables import PromptRow, RankingRow, ResponseRow, RoundRow, RunRow
 from backend.verdict import judge_round
 from tests.backend.web import seeded
 from trainers.agreement import measure_agreement
@@ -137,11 +137,10 @@ def test_prompts_are_text_in_the_report() -> None:
     assert quoted([], {}) == ""
 
 
-def reported(service: Service) -> dict[str, str]:
-    """What the report of the newest round says about its data."""
+def reported(service: Service, number: int | None = None) -> dict[str, str]:
+    """What the report of a round, or of the newest, says about its data."""
     with service.store.reading() as session:
-        current = current_round(session, "team")
-        assert current is not None
+        current = next(own for own in rounds(session, "team")[::-1] if number in (None, own.number))
         report = build_report(session, service.settings, current)
     return {en: value for _, en, value in report.data}
 
@@ -176,11 +175,12 @@ def test_report_shows_agreement_before_a_training_measured_it(tmp_path: Path) ->
     assert found["prompts with more disagreement than agreement"] == "1 / 1"
 
 
-def test_report_describes_the_candidates_of_all_prompts_of_all_rounds(tmp_path: Path) -> None:
+def test_report_describes_what_there_was_to_rank_in_its_round_and_the_ones_before(tmp_path: Path) -> None:
     service = seeded(tmp_path / "data")
     assert reported(service)["likeness of a prompt's answers (0 to 1)"].endswith(" / 150")
     assert "answers by the model that wrote them" not in reported(service)
     with service.store.session() as session:
+        session.add(RoundRow(id="team-r2", workspace="team", number=2, state="collecting"))
         for name, state in (("new", "published"), ("gone", "deleted")):
             session.add(
                 PromptRow(
@@ -200,6 +200,15 @@ def test_report_describes_the_candidates_of_all_prompts_of_all_rounds(tmp_path: 
                 result={"spread": measure_spread([]).to_json()},
             )
         )  # fmt: skip
-    found = reported(service)
+        session.add(
+            RankingRow(
+                annotation_id=9_999, workspace="team", task=9, prompt_id="new", annotator=1, updated_at="",
+                result_hash="", state="active", order=[["new0"], ["new1"]],
+            )
+        )  # fmt: skip
+    first, found = reported(service, 1), reported(service)
+    assert first["likeness of a prompt's answers (0 to 1)"].endswith(" / 150")
+    assert first["rankings submitted at once in the displayed order"] == "0 / 132"
+    assert found["rankings submitted at once in the displayed order"] == "0 / 133"
     assert found["likeness of a prompt's answers (0 to 1)"].endswith(" / 151")
     assert found["answers by the model that wrote them"].startswith("base 450, policy-team-1 2; ")
