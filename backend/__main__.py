@@ -270,7 +270,7 @@ def _tell(answer: TrainingAnswer) -> int:
 
 def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
     console.rule(Text(f"{status.title} ({status.workspace}), serving {status.serving_policy}"))
-    steps = Table.grid(padding=(0, 1))
+    steps = _table("", "", grid=True)
     for step in status.steps:
         mark = Text(f" {_MARKS[step.state]} {step.key}", style=_COLOURS[step.state])
         steps.add_row(mark, Text(f"{step.reason_zh}\n{step.reason_en}"))
@@ -300,8 +300,16 @@ def _show_history(console: Console, service: Service, status: WorkspaceStatus) -
             console.print(Text(f" ! {run.id}: {run.error_zh}\n   {run.error}", style="yellow"))
 
 
+def _table(*names: str, title: str = "", grid: bool = False) -> Table:
+    """A table that shows every word: a Chinese sentence has no blank to be broken at, and would be cut."""
+    table = Table.grid(padding=(0, 1)) if grid else Table(title=title)
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name in ("run", "started"))
+    return table
+
+
 def _rounds_table(rounds: Sequence[RoundView]) -> Table:
-    table = Table("round", "state", "judged", "verdict", "win rate", "p", title="rounds · 轮次")
+    table = _table("round", "state", "judged", "verdict", "win rate", "p", title="rounds · 轮次")
     for found in rounds:
         verdict = found.verdict or {}
         rate, p = verdict.get("win_rate"), verdict.get("p_value")
@@ -316,7 +324,7 @@ def _rounds_table(rounds: Sequence[RoundView]) -> Table:
 
 
 def _models_table(models: Sequence[ModelView]) -> Table:
-    table = Table("model", "from", "state", "depends on", title="models · 模型")
+    table = _table("model", "from", "state", "depends on", title="models · 模型")
     for model in models:
         behind = " · ".join(lineage_text.dependence_words(Dependence(model.rankings, model.removed)))
         state = "serving" if model.serving else model.state
@@ -326,9 +334,7 @@ def _models_table(models: Sequence[ModelView]) -> Table:
 
 
 def _runs_table(service: Service, runs: Sequence[RunView]) -> Table:
-    table = Table(title="runs · 运行")
-    for name in ("run", "state", "progress", "started", "newest metrics"):
-        table.add_column(name, no_wrap=name in ("run", "started"))
+    table = _table("run", "state", "progress", "started", "newest metrics", title="runs · 运行")
     for run in runs:
         progress = (
             f"{run.progress_done}/{run.progress_total} {run.progress_what}" if run.progress_total else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.markup import percent, style
+from backend.markup import heading, percent, style
 from backend.svg import FILL, INK, QUIET, bar, curve, dot, label, line, picture, place, square
 
 _GATE, _CEILING = "#b45309", "#15803d"
@@ -23,7 +23,7 @@ def plots(reward: Mapping[str, Any], ppo: Mapping[str, Any], gate_accuracy: floa
     ]
     box = style(display="inline-block", vertical_align="top", margin="0 24px 16px 0", max_width="334px")
     shown = "".join(f'<div style="{box}">{plot}</div>' for plot in found if plot)
-    return f"<h3>图 · Plots</h3>\n<div>{shown}</div>" if shown else ""
+    return f"{heading('图', 'Plots')}\n<div>{shown}</div>" if shown else ""
 
 
 def accuracy_plot(reward: Mapping[str, Any], gate_accuracy: float) -> str:
@@ -92,7 +92,7 @@ def calibration_section(reward: Mapping[str, Any]) -> str:
         " score is preferred; up: how often it is; larger dots are more pairs. On the dashed line is best,"
         " below it the model is too sure."
     )
-    title = "<h3>奖励模型的概率是否可信 · Calibration of the reward model</h3>"
+    title = heading("奖励模型的概率是否可信", "Calibration of the reward model")
     return f"{title}\n<p>{words}</p>\n{svg}"
 
 

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from backend.advice import Advice
-from backend.markup import scrolling, style
+from backend.markup import heading, scrolling, style
 from backend.plots import calibration_section, plots
 from backend.report_ppo import ppo_numbers
 from backend.report_review import (
@@ -69,6 +69,8 @@ class Report:
     """What the reward model's accuracy is held against."""
     reason: tuple[str, str] = ("", "")
     """Why the round stopped where it is, in Chinese and English; empty if it did not."""
+    before: str = ""
+    """The model that the round's is compared with, from which it was trained."""
 
 
 def to_html(report: Report) -> str:
@@ -104,10 +106,15 @@ def to_page(report: Report) -> str:
     )
 
 
+def outcome(report: Report) -> str:
+    """Which round, and what came out, in one line."""
+    zh, en, _ = verdict_words(report.verdict)
+    return f"第 {report.number} 轮 · Round {report.number}: {zh} · {en}"
+
+
 def to_text(report: Report) -> str:
     """The same in a few lines for a terminal."""
-    zh, en, _ = verdict_words(report.verdict)
-    lines = [f"{_heading(report)}: {zh} · {en}", *review_lines(report.verdict)]
+    lines = [f"{report.title} · {outcome(report)}", *review_lines(report.verdict)]
     lines += [
         f"  {zh_name} · {en_name}: {value}" for zh_name, en_name, value in (*_numbers(report), *report.data)
     ]
@@ -137,6 +144,8 @@ def _heading(report: Report) -> str:
 
 def _numbers(report: Report) -> list[tuple[str, str, str]]:
     found = [("模型", "model", report.model), *review_numbers(report.verdict)]
+    if report.before:
+        found.insert(1, ("与之对比的模型", "compared with", report.before))
     if any(report.reason):
         found.insert(0, ("停在这里的原因", "stopped because", " · ".join(report.reason)))
     found += [*reward_numbers(report.reward), *ppo_numbers(report.ppo)]
@@ -146,11 +155,11 @@ def _numbers(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _numbers_section(report: Report) -> str:
-    return f"<h3>结果 · Figures</h3>\n{_rows(_numbers(report))}"
+    return f"{heading('结果', 'Figures')}\n{_rows(_numbers(report))}"
 
 
 def _data_section(rows: Sequence[tuple[str, str, str]]) -> str:
-    return f"<h3>数据 · Data</h3>\n{_rows(rows)}" if rows else ""
+    return f"{heading('数据', 'Data')}\n{_rows(rows)}" if rows else ""
 
 
 def _rows(rows: Sequence[tuple[str, str, str]]) -> str:
@@ -176,14 +185,14 @@ def _advice_section(advice: Sequence[Advice]) -> str:
         + "</li>"
         for found in advice
     )
-    return f"<h3>建议 · Advice</h3>\n<ul>{items}</ul>"
+    return f"{heading('建议', 'Advice')}\n<ul>{items}</ul>"
 
 
 def _actions_section(actions: Sequence[ActionView]) -> str:
     if not actions:
         return ""
     items = "".join(f"<li>{escape(action_line(action))}</li>" for action in actions)
-    return f"<h3>本轮的改动与原因 · What was changed for this round, and why</h3>\n<ul>{items}</ul>"
+    return f"{heading('本轮的改动与原因', 'What was changed for this round, and why')}\n<ul>{items}</ul>"
 
 
 def _examples_section(examples: Sequence[Example]) -> str:
@@ -215,7 +224,7 @@ def _examples_section(examples: Sequence[Example]) -> str:
     )
     table = style(border_collapse="collapse", min_width="640px")
     whole = f'<table style="{table}"><tr>{head}</tr>{rows}</table>'
-    return f"<h3>例子 · Examples</h3>\n{scrolling(whole)}"
+    return f"{heading('例子', 'Examples')}\n{scrolling(whole)}"
 
 
 def _cut(text: str) -> str:

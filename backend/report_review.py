@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from backend.markup import number, percent, scrolling, share, style
+from backend.markup import heading, number, percent, scrolling, share, style
 from trainers.evaluation import Interval
 from trainers.leaderboard import Standing
 
@@ -53,7 +53,7 @@ def review_section(verdict: Mapping[str, Any]) -> str:
         f'<span style="{style(color=colour, margin_right="1em")}">■ {words}</span>'
         for colour, words in ((_WIN, "胜 wins"), (_TIE, "平 ties"), (_LOSS, "负 losses"))
     )
-    return f"<h3>盲评结果 · Blind review</h3>\n<p>{legend}</p>\n{''.join(rows)}"
+    return f"{heading('盲评结果', 'Blind review')}\n<p>{legend}</p>\n{''.join(rows)}"
 
 
 def review_lines(verdict: Mapping[str, Any]) -> list[str]:
@@ -118,7 +118,7 @@ def leaderboard_section(standings: Sequence[Standing], model: str) -> str:
             _counts(standing),
         )
         rows.append("<tr>" + "".join(f'<td style="{cell}">{shown}</td>' for shown in cells) + "</tr>")
-    title = "<h3>所有版本 · All versions</h3>"
+    title = heading("所有版本", "All versions")
     table = scrolling(f"<table><tr>{head}</tr>{''.join(rows)}</table>")
     return f"{title}\n{table}"
 

@@ -19,7 +19,7 @@ from backend.failures import Failure, round_words
 from backend.findings import action_views, advice_for, consistency_of, policy_of, results_of
 from backend.inputs import candidates_records, ranking_record, settings_of
 from backend.lineage import Dependence, dependences
-from backend.report import Example, Report, to_html
+from backend.report import Example, Report
 from backend.settings import Settings
 from backend.store import Store
 from backend.tables import ComparisonRow, JudgementRow, ModelRow, PromptRow, RoundRow
@@ -48,11 +48,11 @@ class Rounds:
             )
             return str(current.verdict["verdict"])
 
-    def report_html(self, round_id: str) -> tuple[str, int, str]:
-        """Workspace, number and report of a round that has its verdict."""
+    def report(self, round_id: str) -> tuple[str, Report]:
+        """Workspace and report of a round that has its verdict."""
         with self.store.reading() as session:
             current = store.round_by_id(session, round_id)
-            return current.workspace, current.number, to_html(build_report(session, self.settings, current))
+            return current.workspace, build_report(session, self.settings, current)
 
     def decide(self, round_id: str) -> None:
         """End the round, and let its policy serve if it is better and the settings say so."""
@@ -111,6 +111,7 @@ def build_report(session: Session, settings: Settings, current: RoundRow) -> Rep
         title=workspace.title,
         number=current.number,
         model=policy.id if policy else "—",
+        before=policy.parent if policy else "",
         verdict=current.verdict or {},
         reward=results.get("reward", {}),
         ppo=results.get("ppo", {}),

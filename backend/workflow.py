@@ -256,9 +256,9 @@ class Workflows:
 
     def _publish_report(self, round_id: str) -> int | None:
         """The verdict holds without it, so a deleted report project is no failure."""
-        workspace_id, number, html = self.rounds.report_html(round_id)
+        workspace_id, report = self.rounds.report(round_id)
         try:
-            return self._patiently(lambda: self.writeback.publish_report(workspace_id, number, html))
+            return self._patiently(lambda: self.writeback.publish_report(workspace_id, report))
         except LabelStudioError as error:
             log.warning("the report of round %s was not written: %s", round_id, error)
             return None

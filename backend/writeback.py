@@ -30,6 +30,7 @@ from backend.annotations import (
 from backend.inputs import prompt_record
 from backend.label_studio import LabelStudioClient
 from backend.ranking_queue import next_tasks
+from backend.report import Report, outcome, to_html
 from backend.store import Store
 from backend.tables import ComparisonRow, PromptRow, ResponseRow
 from trainers.acquisition import Aim
@@ -88,14 +89,17 @@ class WriteBack:
                 comparison.review_task = found[review_source_key(workspace_id, comparison.id)]
         return len(found)
 
-    def publish_report(self, workspace_id: str, number: int, html: str) -> int | None:
+    def publish_report(self, workspace_id: str, report: Report) -> int | None:
         """Make the report task of a round. Returns: its id, none if the workspace has no report project."""
         with self.store.reading() as session:
             project = queries.workspace(session, workspace_id).report_project
         if project is None:
             return None
-        key = report_source_key(workspace_id, number)
-        data = {label_config.REPORT: html, label_config.SOURCE_KEY: key}
+        key = report_source_key(workspace_id, report.number)
+        data = {
+            label_config.ROUND: outcome(report), label_config.REPORT: to_html(report),
+            label_config.SOURCE_KEY: key,
+        }  # fmt: skip
         return self._ensure(project, {key: data})[key]
 
     def publish_predictions(self, workspace_id: str, model_id: str, aim: Aim) -> int:

@@ -35,6 +35,8 @@ LEFT: Final = "left"
 RIGHT: Final = "right"
 REPORT: Final = "report"
 """Task data key of a report: HTML."""
+ROUND: Final = "round"
+"""Task data key of a report: its round, and what came out, for the table of tasks."""
 DISAGREEMENT: Final = "disagreement"
 """Task data key of a ranking task that divides the team: percent of the judgements in which two disagree."""
 SOURCE_KEY: Final = "source_key"
@@ -61,7 +63,7 @@ _WIDTHS: Final[dict[Name, dict[str, int]]] = {
     "prompts": {"tasks:data.prompt": 560},
     "ranking": {"tasks:data.prompt": 560},
     "review": {"tasks:data.prompt": 320, "tasks:data.left": 320, "tasks:data.right": 320},
-    "report": {},
+    "report": {"tasks:data.round": 560},
 }
 
 _DIRECTORY = Path(__file__).resolve().parent

@@ -69,7 +69,7 @@ def measure(directory: Path, rankings: int) -> dict[str, float]:
     for name, form in (("text", to_text), ("json", to_json), ("html", to_page)):
         taken[name], written = seconds(lambda form=form: form(report))  # type: ignore[misc]
         print(f"{name}: {len(written.encode()) / 1000:.0f} kB")  # noqa: T201
-    taken["report task"], _ = seconds(lambda: writeback.publish_report(*rounds.report_html("team-r1")))
+    taken["report task"], _ = seconds(lambda: writeback.publish_report(*rounds.report("team-r1")))
     for name, value in taken.items():
         print(f"{name}: {value:.2f} s")  # noqa: T201
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

@@ -88,6 +88,7 @@ def test_ppo_runs_again_with_the_changed_setting_and_the_reason_is_kept(start: A
     assert report.reward["accuracy"] == 0.92
     (shown,) = [row for row in whole.tasks("report") if "第 2 轮" in row["data"]["report"]]
     assert "KL was too large" in shown["data"]["report"]
+    assert shown["data"]["round"].startswith("第 2 轮 · Round 2: ")
 
     assert whole.service.apply("team", "promote").run_id is None
     with whole.service.store.reading() as session:

@@ -12,7 +12,7 @@ import pytest
 from backend.__main__ import main
 from backend.settings import Settings
 from backend.store import Store
-from backend.tables import RoundRow
+from backend.tables import RoundRow, RunRow
 from tests.backend.console_seed import seed
 
 
@@ -177,6 +177,21 @@ def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None
         "export",
     ):
         assert command in shown
+
+
+def test_narrow_terminal_cuts_no_sentence(
+    seeded: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    store = Store(Settings.from_environment().store_url)
+    with store.session() as session:
+        run = session.query(RunRow).filter_by(kind="generate").one()
+        run.state, run.failure, run.error = "failed", "model_missing", "`x` does not exist"
+    store.close()
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "或先下载模型，然后重试（详情：`x`doesnotexist）" in "".join(shown.split())
 
 
 def test_excluded_annotator_marks_the_models_until_included_again(

@@ -43,6 +43,17 @@ def test_report_is_well_formed_and_shows_every_number_in_both_languages() -> Non
         assert shown in text, shown
 
 
+def test_report_says_what_its_model_is_compared_with() -> None:
+    assert "compared with: policy-team-1" in to_text(replace(REPORT, before="policy-team-1"))
+    assert "compared with" not in to_text(REPORT)
+
+
+def test_every_section_has_a_heading_larger_than_its_text() -> None:
+    headings = list(parsed(replace(REPORT, data=[("数", "number", "1")])).iter("h3"))
+    assert len(headings) >= 5
+    assert {heading.get("style", "").partition(";")[0] for heading in headings} == {"font-size: 1.15em"}
+
+
 def test_bars_are_as_wide_as_the_counts() -> None:
     seen = next(parsed(REPORT).iter("svg"))
     assert [rect.get("width") for rect in seen] == ["320", "256.0", "42.7", "21.3"]  # of 320: 12, 2, 1 of 15

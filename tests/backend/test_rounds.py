@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from backend import store
+from backend.report import to_html
 from backend.rounds import Rounds, leaderboard, pending_comparisons
 from backend.settings import Settings
 from backend.store import Store
@@ -100,6 +101,12 @@ def test_leaderboard_is_of_the_reviews_that_have_ended(rounds: Rounds) -> None:
         assert [standing.version for standing in standings] == ["policy-team-2", "policy-team-1", "base"]
         assert standings[1].tally.reviews == 80
         assert store.newest_round(session).number == 2  # the third has no verdict yet
-    workspace, number, html = rounds.report_html(second)
-    assert (workspace, number) == ("team", 2)
+    workspace, report = rounds.report(second)
+    assert (workspace, report.number, report.model, report.before) == (
+        "team",
+        2,
+        "policy-team-2",
+        "policy-team-1",
+    )
+    html = to_html(report)
     assert "All versions" in html and "1–2" in html
