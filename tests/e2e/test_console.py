@@ -218,6 +218,36 @@ def test_a_verdict_stays_while_the_next_round_trains(tmp_path: Path, open_browse
     assert "Round 1" in text(browser, "#verdict")
 
 
+def test_the_page_rounds_as_the_server_does(tmp_path: Path, open_browser: Any, serve: Any) -> None:
+    browser = open_browser()
+    log_in(browser, serve(seeded(tmp_path / "data")))
+    shares = [0.525, 0.535, 0.005, 0.575, 0.8899, 1.0]
+    shown = browser.execute_async_script(
+        "const [shares, done] = arguments; import('/static/texts.js')"
+        ".then((texts) => done(shares.map((share) => texts.percent(share))), (error) => done(`${error}`));",
+        shares,
+    )
+    assert shown == [f"{share:.0%}".replace("%", " %") for share in shares]
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [("zh-CN", "磁盘已满：请清理磁盘空间，然后重试（详情：no `space`）"), ("en-GB", "no `space`")],
+)
+def test_a_failed_run_says_why_in_the_visitors_language(
+    tmp_path: Path, open_browser: Any, serve: Any, language: str, said: str
+) -> None:
+    service = seeded(tmp_path / "data", "tuning")
+    with service.store.session() as session:
+        run = session.query(RunRow).filter_by(kind="ppo").one()
+        run.state, run.failure, run.error = "failed", "disk", "no `space`"
+        session.query(RoundRow).one().state = "failed"
+    browser = open_browser(language)
+    log_in(browser, serve(service))
+    assert text(browser, "#ppo .failure") == said
+    assert text(browser, "#hero h1").endswith(said)
+
+
 @pytest.mark.parametrize(("outcome", "button"), [("passed", "Start PPO"), ("failed", "Run PPO anyway")])
 def test_ppo_by_hand_is_called_what_it_is(
     tmp_path: Path, open_browser: Any, serve: Any, outcome: str, button: str

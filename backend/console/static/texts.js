@@ -219,7 +219,13 @@ export const said = (object, name) => object[name ? `${name}_${language}` : lang
 /** Why a run failed; what failed says so in English, the server in Chinese. */
 export const whyFailed = (run) => (language === "zh" ? run.error_zh : run.error);
 
-export const percent = (value, digits = 0) => (value == null ? "–" : `${(100 * value).toFixed(digits)} %`);
+/** Rounded as the server does it: of two sentences about 52.5 % none says 53 % where another says 52 %. */
+export function percent(value, digits = 0) {
+  if (value == null) return "–";
+  const places = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  const shown = new Intl.NumberFormat("en", { ...places, useGrouping: false, roundingMode: "halfEven" });
+  return `${shown.format(100 * value)} %`;
+}
 
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
