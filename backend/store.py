@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, case, create_engine, delete, event, func, or_, select, update
+from sqlalchemy import Engine, case, create_engine, delete, event, func, inspect, or_, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -68,9 +68,13 @@ class Store:
         self._reader = self.engine.execution_options(**{_READING: True})
 
     def create_all(self) -> None:
-        """Make the tables that are missing."""
+        """Make the tables that are missing.
+
+        Raises: SettingsError: there is no database to write in, or it is of another version of this program.
+        """
         try:
             Base.metadata.create_all(self.engine)
+            unknown = _missing_columns(self.engine)
         except SQLAlchemyError as error:
             raise SettingsError(
                 [
@@ -78,6 +82,13 @@ class Store:
                     " check that the database exists and can be written"
                 ]
             ) from error
+        if unknown:
+            raise SettingsError(
+                [
+                    f"`DATABASE_URL` is of another version of this program (it lacks {unknown[0]});"
+                    " needed is that version, or a new `DATA_DIR` and an empty database"
+                ]
+            )
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -93,6 +104,18 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _missing_columns(engine: Engine) -> list[str]:
+    """`table.column` of all that our tables have and the database's do not."""
+    known = inspect(engine).get_multi_columns()
+    columns = {table: {column["name"] for column in found} for (_, table), found in known.items()}
+    return [
+        f"{table.name}.{column.name}"
+        for table in Base.metadata.sorted_tables
+        for column in table.columns
+        if column.name not in columns.get(table.name, ())
+    ]
 
 
 def _configure_sqlite(engine: Engine) -> None:

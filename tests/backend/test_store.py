@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from backend import store as queries
@@ -50,6 +51,17 @@ def test_failed_transaction_leaves_nothing(store: Store) -> None:
         raise RuntimeError
     with store.reading() as session:
         assert queries.workspaces(session) == []
+
+
+def test_database_of_another_version_is_refused_and_kept(store: Store) -> None:
+    with store.session() as session:
+        session.add(workspace())
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE runs DROP COLUMN failure"))
+    with pytest.raises(SettingsError, match=r"another version of this program \(it lacks runs.failure\)"):
+        store.create_all()
+    with store.reading() as session:
+        assert len(queries.workspaces(session)) == 1
 
 
 def test_reader_does_not_wait_for_a_writer(store: Store) -> None:
