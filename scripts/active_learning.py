@@ -1,4 +1,4 @@
-"""How many rankings a reward model needs to pass its gate, by the order in which the tasks are ranked.
+"""How many rankings a reward model needs to pass its gate, by what is ranked next.
 
 The simulated team ranks answers of the embedded base model, a reward model is trained on what there is so
 far, and the gate says whether that is enough; if not, the team ranks on. The model is the real reward stage,
@@ -10,8 +10,17 @@ or a linear stand-in that takes milliseconds (`scripts.linear_reward`). The orde
     aim       the kind that the gate lacks first, those to learn from or the held-out ones, each at random
     queue     what the backend writes into Label Studio: the same, but the least sure to learn from first
 
-All orders of a seed have the same answers, the same people and the same first rankings. Each training is a
-line of the results, and a run that was interrupted goes on after the last trajectory that is whole.
+With `--choices` the prompts after the first training are new ones, and of the answers drawn for them
+(`scripts.candidate_choice`) these are ranked:
+
+    drawn        the first ones, without a choice
+    random       any
+    unsure       those with two answers that the model can hardly order
+    informative  those that add most Fisher information to what is ranked already
+
+All trajectories of a seed have the same people and the same first rankings, and all its orders the same
+answers. Each training is a line of the results, and a run that was interrupted goes on after the last
+trajectory that is whole.
 """
 
 from __future__ import annotations
@@ -22,7 +31,6 @@ import json
 import random
 import statistics
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,20 +39,15 @@ from pathlib import Path
 from rich.table import Table
 
 from scripts.annotators import TASTES, TEAM, Annotator, Taste, find_taste, spread
+from scripts.candidate_choice import CHOICES, Sets, answers, draw_sets
 from scripts.display import Display
-from scripts.linear_reward import LinearReward
-from scripts.make_base_model import WEIGHTS_DIR
 from scripts.prompt_file import read_prompts
+from scripts.reward_trainings import MODELS, Found
 from scripts.setup_environment import ROOT
-from trainers import generate, reward
 from trainers.acquisition import Aim, Unranked, aim_of, places, sureness
-from trainers.config import GenerationConfig, RewardConfig
-from trainers.errors import DataError
-from trainers.evaluation import Outcome, decide_gate, pair_accuracy
-from trainers.preferences import derive_preferences, prompt_id, split_of, split_preferences
-from trainers.records import Candidates, Prompt, Ranking, read_jsonl, write_jsonl
-from trainers.reward import Score
-from trainers.run_dir import RunDir
+from trainers.config import RewardConfig
+from trainers.preferences import prompt_id, split_of
+from trainers.records import Candidates, Prompt, Ranking
 
 DIRECTORY = ROOT / "var" / "active-learning"
 PROMPTS = Path(__file__).with_name("demo_prompts.csv")
@@ -60,6 +63,7 @@ class Trained:
     taste: str
     seed: int
     order: str
+    choice: str
     rankings: int
     outcome: str
     """The gate's; `too_little` if the stage refused so few rankings."""
@@ -69,21 +73,9 @@ class Trained:
     true_accuracy: float | None
     """On all held-out prompts, ranked or not, against the taste itself."""
     last: bool
-    """The trajectory ends here: the gate is passed, or the tasks or the limit are used up."""
+    """The trajectory ends here: at the gate, or where the tasks or the limit are used up."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a training leaves behind."""
-
-    outcome: Outcome
-    accuracy: float | None
-    pairs: int
-    scores: Mapping[str, float]
-
-
-Train = Callable[[Sequence[Ranking]], Found | None]
-"""rankings -> what a training on them leaves; `None` if they are too few."""
 Order = Callable[[Sequence[Candidates], Found, random.Random], list[Candidates]]
 
 
@@ -117,69 +109,82 @@ ORDERS: dict[str, Order] = {
 
 
 class Team:
-    """The simulated people of one seed, the rankings that they would make, and the taste behind them."""
+    """The simulated people of one seed and the taste behind them."""
 
     def __init__(self, taste: Taste, candidates: Sequence[Candidates], seed: int) -> None:
         tasks = [(own.prompt.text, [response.text for response in own.responses]) for own in candidates]
         scale = spread(taste, tasks, seed)
         people = [Annotator(person, taste, seed, scale) for person in TEAM]
-        self.rankings: dict[str, Ranking] = {}
+        self._who: dict[str, Annotator] = {}
         self.true_pairs: list[tuple[str, str]] = []
         """(better, worse) of the held-out prompts."""
-        for number, (own, (prompt, answers)) in enumerate(zip(candidates, tasks, strict=True)):
-            self.rankings[own.prompt.id] = _ranking(own, people[number % len(people)])
+        for number, (own, (prompt, texts)) in enumerate(zip(candidates, tasks, strict=True)):
+            self._who[own.prompt.id] = people[number % len(people)]
             if own.prompt.split != "train":
-                liked = taste(prompt, answers, random.Random(f"{seed}{prompt}"))
+                liked = taste(prompt, texts, random.Random(f"{seed}{prompt}"))
                 both = itertools.permutations(zip(liked, own.responses, strict=True), 2)
                 self.true_pairs += [(a.id, b.id) for (x, a), (y, b) in both if x - y > CLEAR * scale]
 
+    def rank(self, own: Candidates) -> Ranking:
+        """What the one who has this prompt says about these answers."""
+        who = self._who[own.prompt.id]
+        said = who.rank(own.prompt.text, [response.text for response in own.responses])
+        ids = tuple(own.responses[place].id for place in said.order)
+        order = (ids,) if said.judgement == "tie" else tuple((each,) for each in ids)
+        return Ranking(
+            f"r{own.prompt.id}", own.prompt.id, who.person.name, order, close=said.judgement == "close"
+        )
+
 
 class Trajectories:
-    """All orders of one model, seed and taste."""
+    """All orders and choices of one model, seed and taste."""
 
-    def __init__(self, model: str, taste: str, seed: int, candidates: Sequence[Candidates]) -> None:
+    def __init__(self, model: str, taste: str, seed: int, sets: Sequence[Sets]) -> None:
         self.model, self.taste, self.seed = model, taste, seed
-        self.candidates = candidates
-        self._train_model = MODELS[model](candidates, seed)
-        self.team = Team(find_taste(taste), candidates, seed)
+        self.candidates = [own[0] for own in sets]
+        self._sets = {own[0].prompt.id: own for own in sets}
+        self._train_model = MODELS[model](_whole(sets), seed)
+        self.team = Team(find_taste(taste), self.candidates, seed)
         self._trained: dict[frozenset[str], Found | None] = {}
 
-    def run(self, order: str, start: int, step: int, limit: int) -> list[Trained]:
-        """Rank and train until the gate is passed."""
+    def run(
+        self, order: str, choice: str, start: int, step: int, limit: int, *, past_gate: bool = False
+    ) -> list[Trained]:
+        """Rank and train until the gate is passed, or until the limit."""
         left = random.Random(f"first {self.seed}").sample(self.candidates, len(self.candidates))
         ranked: list[Candidates] = []
         found, lines = None, []
         for target in range(start, limit + step, step):
+            rng = random.Random(f"{self.seed} {target}")
             if found is not None:
-                left = ORDERS[order](left, found, random.Random(f"{self.seed} {target}"))
+                left = ORDERS[order](left, found, rng)
             more = target - len(ranked)
-            ranked, left = ranked + left[:more], left[more:]
+            new, left = left[:more], left[more:]
+            if found is not None:
+                new = CHOICES[choice]([self._sets[own.prompt.id] for own in new], found.learnt, rng)
+            ranked = ranked + new
             found = self._train(ranked)
             passed = found is not None and found.outcome == "passed"
-            last = passed or not left or target >= limit
-            lines.append(self._line(order, len(ranked), found, last))
+            last = (passed and not past_gate) or not left or target >= limit
+            lines.append(self._line(order, choice, len(ranked), found, last))
             if last:
                 break
         return lines
 
     def _train(self, ranked: Sequence[Candidates]) -> Found | None:
-        """The reward stage on these rankings; `None` if they are too few."""
-        key = frozenset(own.prompt.id for own in ranked)
+        """The reward stage on rankings of these; `None` if they are too few."""
+        key = frozenset(response.id for own in ranked for response in own.responses)
         if key not in self._trained:
-            rankings = [self.team.rankings[own.prompt.id] for own in ranked]
-            self._trained[key] = self._train_model(rankings)
+            self._trained[key] = self._train_model(ranked, [self.team.rank(own) for own in ranked])
         return self._trained[key]
 
-    def _line(self, order: str, rankings: int, found: Found | None, last: bool) -> Trained:
+    def _line(self, order: str, choice: str, rankings: int, found: Found | None, last: bool) -> Trained:
+        of = self.model, self.taste, self.seed, order, choice, rankings
         if found is None:
-            return Trained(
-                self.model, self.taste, self.seed, order, rankings, "too_little", None, 0, None, last
-            )
+            return Trained(*of, "too_little", None, 0, None, last)
         right = sum(found.scores[better] > found.scores[worse] for better, worse in self.team.true_pairs)
-        return Trained(
-            self.model, self.taste, self.seed, order, rankings, found.outcome, found.accuracy, found.pairs,
-            right / len(self.team.true_pairs), last,
-        )  # fmt: skip
+        true_accuracy = right / len(self.team.true_pairs)
+        return Trained(*of, found.outcome, found.accuracy, found.pairs, true_accuracy, last)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -187,14 +192,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     display = Display()
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
-    candidates = _candidates(options.out / "candidates", options.prompts)
+    texts = read_prompts(PROMPTS)[: options.prompts]
+    prompts = [Prompt(prompt_id(text), text, split=split_of(text)) for text in texts]
     for taste, seed in itertools.product(options.taste, options.seeds):
-        trajectories = Trajectories(options.model, taste, seed, candidates)
-        for order in options.orders:
-            if any(_key(line) == (options.model, taste, seed, order) for line in _read(results)):
-                continue
-            with display.stage(f"{taste}, seed {seed}, {order}") as stage:
-                lines = trajectories.run(order, options.start, options.step, options.limit)
+        made = {_key(line) for line in _read(results)}
+        missing = [
+            (order, choice)
+            for order, choice in itertools.product(options.orders, options.choices or ["drawn"])
+            if (options.model, taste, seed, order, choice) not in made
+        ]
+        if not missing:
+            continue
+        if options.choices:
+            sets = draw_sets(options.out / "sets", prompts, seed, options.draws)
+        else:
+            sets = [[own] for own in answers(options.out / "candidates", prompts)]
+        trajectories = Trajectories(options.model, taste, seed, sets)
+        for order, choice in missing:
+            with display.stage(f"{taste}, seed {seed}, {order}, {choice}") as stage:
+                lines = trajectories.run(
+                    order, choice, options.start, options.step, options.limit, past_gate=options.past_gate
+                )
                 stage.outcome = f"{lines[-1].outcome} at {lines[-1].rankings} rankings"
             with results.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(asdict(line)) + "\n" for line in lines))
@@ -203,84 +221,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def summary(lines: Sequence[Trained]) -> Table:
-    """A row for each taste and order: rankings at which the gate was passed, and how good the model was."""
+    """A row for each taste, order and choice: rankings at which the gate was passed, how good the model was.
+
+    A trajectory that did not pass counts as where it ended.
+    """
     table = Table(
-        "taste", "order", "seeds", "passed", "rankings: median (range)", "each seed", "true accuracy"
-    )
-    ends: dict[tuple[str, str, str], list[Trained]] = defaultdict(list)
+        "model", "taste", "order", "choice", "seeds", "passed", "rankings: median (range)", "each seed",
+        "true accuracy at the end",
+    )  # fmt: skip
+    rows: dict[tuple[str, str, str, str], dict[int, list[Trained]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        if line.last:
-            ends[line.model, line.taste, line.order].append(line)
-    for name, own in ends.items():
-        made = [line.rankings for line in sorted(own, key=lambda line: line.seed)]
-        true = [line.true_accuracy for line in own if line.true_accuracy is not None]
+        rows[line.model, line.taste, line.order, line.choice][line.seed].append(line)
+    for name, by_seed in rows.items():
+        own = [by_seed[seed] for seed in sorted(by_seed)]
+        ends = [next((line for line in each if line.outcome == "passed"), each[-1]) for each in own]
+        made = [line.rankings for line in ends]
+        true = [each[-1].true_accuracy for each in own if each[-1].true_accuracy is not None]
         table.add_row(
-            *name, str(len(own)), str(sum(line.outcome == "passed" for line in own)),
+            *name, str(len(own)), str(sum(line.outcome == "passed" for line in ends)),
             f"{statistics.median(made):g} ({min(made)}–{max(made)})", ", ".join(map(str, made)),
             f"{statistics.fmean(true):.1%}" if true else "—",
         )  # fmt: skip
     return table
 
 
-def _candidates(directory: Path, number: int) -> list[Candidates]:
-    """Answers to the demo's prompts; made once."""
-    out = RunDir(directory)
-    if not (made := out.output("candidates.jsonl")).is_file():
-        texts = read_prompts(PROMPTS)[:number]
-        write_jsonl(out.input("prompts.jsonl"), [Prompt(prompt_id(t), t, split=split_of(t)) for t in texts])
-        generate.run(GenerationConfig(base_model=str(WEIGHTS_DIR), threads=1), out)
-    return read_jsonl(made, Candidates)
-
-
-def _stage(candidates: Sequence[Candidates], seed: int) -> Train:
-    """The real reward stage."""
-
-    def train(rankings: Sequence[Ranking]) -> Found | None:
-        with tempfile.TemporaryDirectory(prefix="active-learning-") as directory:
-            run_dir = RunDir(Path(directory, "run"))
-            write_jsonl(run_dir.input("candidates.jsonl"), candidates)
-            write_jsonl(run_dir.input("rankings.jsonl"), rankings)
-            try:
-                result = reward.run(RewardConfig(base_model=str(WEIGHTS_DIR), seed=seed, threads=1), run_dir)
-            except DataError:
-                return None
-            scores = read_jsonl(run_dir.output("scores.jsonl"), Score)
-        by_id = {score.response_id: score.score for score in scores}
-        return Found(result["outcome"], result["accuracy"], result["pairs"], by_id)
-
-    return train
-
-
-def _linear(candidates: Sequence[Candidates], _seed: int) -> Train:
-    """The stand-in, held against the same gate."""
-    model = LinearReward(candidates)
-    splits = {own.prompt.id: own.prompt.split for own in candidates}
-
-    def train(rankings: Sequence[Ranking]) -> Found | None:
-        learnt, heldout = split_preferences(derive_preferences(rankings, candidates), splits)
-        if not learnt or not heldout:
-            return None
-        scores = model.fit(learnt)
-        gate = decide_gate(
-            pair_accuracy(heldout, scores),
-            gate_accuracy=RewardConfig.gate_accuracy,
-            gate_margin=RewardConfig.gate_margin,
+def _whole(sets: Sequence[Sets]) -> list[Candidates]:
+    """Every prompt with all answers of its sets."""
+    return [
+        Candidates(
+            own[0].prompt,
+            tuple({response.id: response for each in own for response in each.responses}.values()),
         )
-        return Found(gate.outcome, gate.accuracy.value, gate.accuracy.pairs, scores)
-
-    return train
-
-
-MODELS: dict[str, Callable[[Sequence[Candidates], int], Train]] = {"stage": _stage, "linear": _linear}
-
-
-def _ranking(own: Candidates, who: Annotator) -> Ranking:
-    said = who.rank(own.prompt.text, [response.text for response in own.responses])
-    ids = tuple(own.responses[place].id for place in said.order)
-    order = (ids,) if said.judgement == "tie" else tuple((each,) for each in ids)
-    return Ranking(
-        f"r{own.prompt.id}", own.prompt.id, who.person.name, order, close=said.judgement == "close"
-    )
+        for own in sets
+    ]
 
 
 def _placed(
@@ -305,8 +278,8 @@ def _read(path: Path) -> list[Trained]:
     return [Trained(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _key(line: Trained) -> tuple[str, str, int, str]:
-    return line.model, line.taste, line.seed, line.order
+def _key(line: Trained) -> tuple[str, str, int, str, str]:
+    return line.model, line.taste, line.seed, line.order, line.choice
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -321,6 +294,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="default: 0 to 4")
     parser.add_argument(
         "--orders", nargs="+", choices=list(ORDERS), default=list(ORDERS), help="default: all"
+    )
+    parser.add_argument(
+        "--choices", nargs="+", choices=list(CHOICES), help="choose the candidates (default: no choice)"
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=4,
+        help="answers drawn for each one that is kept; another number needs another --out (default: 4)",
+    )
+    parser.add_argument(
+        "--past-gate", action="store_true", help="go on to the limit after the gate is passed"
     )
     parser.add_argument("--prompts", type=int, default=160, help="how many there are (default: 160)")
     parser.add_argument("--start", type=int, default=20, help="rankings at the first training (default: 20)")

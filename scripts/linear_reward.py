@@ -29,6 +29,11 @@ class LinearReward:
         self._rows = {key: row for row, key in enumerate(texts)}
         self._features = _features(list(texts.values()))
 
+    @property
+    def features(self) -> dict[str, Floats]:
+        """Response id -> what its score is linear in. (features,)"""
+        return {key: self._features[row] for key, row in self._rows.items()}
+
     def fit(self, preferences: Sequence[Preference]) -> dict[str, float]:
         """Scores of all answers: Bradley-Terry with a ridge penalty, by Newton's method.
 
