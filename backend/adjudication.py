@@ -9,6 +9,7 @@ it shows before anything is written, so that marking again writes nothing. Writi
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from sqlalchemy.orm import Session
 
@@ -34,9 +35,9 @@ def send_on(store: Store, client: LabelStudioClient, settings: Settings, workspa
     Returns: how many tasks that are.
     Raises: LabelStudioError: Label Studio did not answer; the same again goes on where it was.
     """
-    marked = mark_contested(store, client, workspace_id)
+    project, contested = _read(store, workspace_id)
+    marked = _mark(client, project, contested)
     with store.session() as session:
-        contested = _contested(session, workspace_id)
         overlap.ask(session, workspace_id, {task: own.annotators + 1 for task, own in contested.items()})
     overlap.serve(store, client, settings, workspace_id)
     return marked
@@ -48,9 +49,16 @@ def mark_contested(store: Store, client: LabelStudioClient, workspace_id: str) -
     Returns: how many tasks are marked now.
     Raises: LabelStudioError: Label Studio did not answer; the same again goes on where it was.
     """
+    return _mark(client, *_read(store, workspace_id))
+
+
+def _read(store: Store, workspace_id: str) -> tuple[int, dict[int, PromptAgreement]]:
+    """The ranking project, and its contested tasks."""
     with store.reading() as session:
-        project = queries.workspace(session, workspace_id).ranking_project
-        contested = _contested(session, workspace_id)
+        return queries.workspace(session, workspace_id).ranking_project, _contested(session, workspace_id)
+
+
+def _mark(client: LabelStudioClient, project: int, contested: Mapping[int, PromptAgreement]) -> int:
     tasks = {task["id"]: task["data"] for task in client.tasks(project, annotations=False)}
     for task, data in tasks.items():
         found = contested.get(task)

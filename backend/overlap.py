@@ -40,9 +40,7 @@ class _Change:
 def ask(session: Session, workspace_id: str, tasks: Mapping[int, int]) -> None:
     """Remember that tasks shall have so many rankings that count, whatever the setting says."""
     for task, rankings in tasks.items():
-        row = session.get(OverlapRow, task) or OverlapRow(task=task, workspace=workspace_id)
-        row.asked = rankings
-        session.add(row)
+        _row(session, workspace_id, task).asked = rankings
 
 
 def serve(store: Store, client: LabelStudioClient, settings: Settings, workspace_id: str) -> int:
@@ -59,10 +57,7 @@ def serve(store: Store, client: LabelStudioClient, settings: Settings, workspace
         except NotFoundError:  # deleted; the next full look notices
             continue
         with store.session() as session:
-            row = session.get(OverlapRow, change.task)
-            row = row or OverlapRow(task=change.task, workspace=workspace_id)
-            row.told = change.annotators
-            session.add(row)
+            _row(session, workspace_id, change.task).told = change.annotators
     if changes:
         log.info("workspace %s: %d tasks ask for another number of people", workspace_id, len(changes))
     return len(changes)
@@ -71,6 +66,12 @@ def serve(store: Store, client: LabelStudioClient, settings: Settings, workspace
 def forget(session: Session, workspace_id: str) -> None:
     """Every task of the project is about to ask for as many people as the setting says."""
     session.execute(update(OverlapRow).where(OverlapRow.workspace == workspace_id).values(told=None))
+
+
+def _row(session: Session, workspace_id: str, task: int) -> OverlapRow:
+    row = session.get(OverlapRow, task) or OverlapRow(task=task, workspace=workspace_id)
+    session.add(row)
+    return row
 
 
 def _changes(session: Session, settings: Settings, workspace_id: str) -> list[_Change]:

@@ -37,7 +37,7 @@ def normalise_prompt(text: str) -> str:
     Raises: RecordError: nothing is left.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    visible = ["".join(filter(_is_visible, line)).rstrip() for line in lines]
+    visible = [_visible(line).rstrip() for line in lines]
     clean = unicodedata.normalize("NFC", "\n".join(visible)).strip()
     if not clean:
         raise RecordError("a prompt is empty; needed is a text with at least one visible character")
@@ -62,7 +62,7 @@ def split_of(text: str) -> Split:
     Texts that differ only in case, width, spaces or punctuation fall on the same side, so that nothing is
     learned from a held-out prompt in another spelling.
     """
-    visible = "".join(filter(_is_visible, "".join(text.split())))
+    visible = _visible("".join(text.split()))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
     digest = hashlib.sha256(("".join(filter(str.isalnum, folded)) or folded).encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
@@ -277,6 +277,12 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _visible(line: str) -> str:
+    if line.isprintable():  # almost every line, and quicker to find out than to filter
+        return line
+    return "".join(filter(_is_visible, line))
 
 
 def _is_visible(character: str) -> bool:

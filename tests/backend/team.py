@@ -1,4 +1,4 @@
-"""A ranking project of a fake Label Studio, and a store that follows it."""
+"""A workspace on a fake Label Studio, and a store that follows it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,45 @@ from backend.store import Store
 from backend.tables import PromptRow, ResponseRow, WorkspaceRow
 from tests.fake_label_studio import TOKEN, FakeLabelStudio, ranking_result
 
+KINDS: tuple[label_config.Name, ...] = ("prompts", "ranking", "review")
 
-class Team:
-    """A fake Label Studio with a ranking project, and a store that follows it."""
+
+class Followed:
+    """A fake Label Studio with one workspace, and a store that is to follow it."""
 
     def __init__(self) -> None:
-        self.settings = Settings(label_studio_url=FakeLabelStudio.url, label_studio_api_key=TOKEN)
         self.fake = FakeLabelStudio()
         self.client = LabelStudioClient(self.fake.url, TOKEN, transport=self.fake.transport(), backoff_s=0)
         self.store = Store("sqlite://")
         self.store.create_all()
-        made = {
-            kind: self.client.create_project(title=kind, label_config=label_config.read(kind))["id"]
-            for kind in ("prompts", "ranking", "review")
-        }
-        self.project = made["ranking"]
+        self.prompts, self.ranking, self.review = (
+            int(self.client.create_project(title=kind, label_config=label_config.read(kind))["id"])
+            for kind in KINDS
+        )
         with self.store.session() as session:
-            fields = {f"{kind}_project": project for kind, project in made.items()}
-            session.add(WorkspaceRow(id="team", title="Team", **fields))
+            session.add(
+                WorkspaceRow(
+                    id="team", title="Team", prompts_project=self.prompts, ranking_project=self.ranking,
+                    review_project=self.review,
+                )
+            )  # fmt: skip
+
+    def look(self, *, full: bool = False) -> Changes:
+        return reconcile(self.store, self.client, "team", full=full)
+
+
+class Team(Followed):
+    """People who rank the tasks of the ranking project."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = Settings(label_studio_url=FakeLabelStudio.url, label_studio_api_key=TOKEN)
 
     def task(self, name: str) -> int:
         """A published task of ours with the answers `name1`, `name2` and `name3`."""
         ids = [f"{name}{n}" for n in (1, 2, 3)]
         data = ranking_task_data("?", [(key, key) for key in ids], source_key=f"ranking:{name}")
-        task = self.fake.add_task(self.project, data)
+        task = self.fake.add_task(self.ranking, data)
         with self.store.session() as session:
             session.add_all(
                 ResponseRow(id=key, workspace="team", prompt_id=name, text=key, policy="base") for key in ids
@@ -61,9 +76,6 @@ class Team:
     def two_each(self) -> Settings:
         """Settings by which two people rank every task."""
         return replace(self.settings, rankings_per_task=2)
-
-    def look(self) -> Changes:
-        return reconcile(self.store, self.client, "team", full=False)
 
     def served(self, *tasks: int) -> list[tuple[int, bool] | None]:
         """Of each task for how many people it was told to ask, and whether it still does."""

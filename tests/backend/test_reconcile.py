@@ -13,43 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import select
 
-import label_config
 from backend import people
 from backend import store as queries
 from backend.annotations import ranking_task_data, review_source_key, review_task_data
 from backend.errors import NotFoundError, NotFoundInStoreError, UnauthorisedError, UnreachableError
 from backend.inputs import prompt_record
-from backend.label_studio import LabelStudioClient
-from backend.reconcile import Changes, reconcile
-from backend.store import Store
-from backend.tables import ComparisonRow, JudgementRow, PromptRow, RankingRow, ResponseRow, WorkspaceRow
-from tests.fake_label_studio import TOKEN, FakeLabelStudio, ranking_result, verdict_result
+from backend.reconcile import reconcile
+from backend.tables import ComparisonRow, JudgementRow, PromptRow, RankingRow, ResponseRow
+from tests.backend.team import Followed
+from tests.fake_label_studio import ranking_result, verdict_result
 from trainers.preferences import prompt_id
 
 
-class World:
-    """A fake Label Studio with one workspace, and a store that is to follow it."""
-
-    def __init__(self) -> None:
-        self.fake = FakeLabelStudio()
-        self.client = LabelStudioClient(self.fake.url, TOKEN, transport=self.fake.transport(), backoff_s=0)
-        self.store = Store("sqlite://")
-        self.store.create_all()
-        made = {
-            kind: self.client.create_project(title=kind, label_config=label_config.read(kind))["id"]
-            for kind in ("prompts", "ranking", "review")
-        }
-        self.prompts, self.ranking, self.review = made.values()
-        with self.store.session() as session:
-            session.add(
-                WorkspaceRow(
-                    id="team", title="Team", prompts_project=self.prompts, ranking_project=self.ranking,
-                    review_project=self.review,
-                )
-            )  # fmt: skip
-
-    def look(self, *, full: bool = False) -> Changes:
-        return reconcile(self.store, self.client, "team", full=full)
+class World(Followed):
+    """With tasks of all three projects."""
 
     def ranking_task(self, name: str = "x") -> int:
         """A task of ours with the answers `x1` and `x2`."""
