@@ -79,9 +79,14 @@ def measure_spread(candidates: Iterable[Candidates], known: Mapping[str, float] 
     ratios = [_length_ratio(responses) for _, responses in ranked]
     by_language: dict[Language, list[int]] = defaultdict(list)
     by_style: dict[str, list[int]] = defaultdict(list)
-    for response in answers:
-        by_language[language(response.text)].append(len(response.text))
-        by_style[response.style].append(len(response.text))
+    other_language = 0
+    for prompt, responses in ranked:
+        asked_in = language(prompt.text)
+        for response in responses:
+            answered_in = language(response.text)
+            other_language += answered_in != asked_in
+            by_language[answered_in].append(len(response.text))
+            by_style[response.style].append(len(response.text))
     return Spread(
         prompts=len(ranked),
         answers=len(answers),
@@ -89,9 +94,7 @@ def measure_spread(candidates: Iterable[Candidates], known: Mapping[str, float] 
         alike_prompts=sum(value > ALIKE for value in alike),
         one_style_prompts=sum(len({response.style for response in own}) == 1 for _, own in ranked),
         length_ratio=median(ratios) if ratios else None,
-        other_language=sum(
-            language(response.text) != language(prompt.text) for prompt, own in ranked for response in own
-        ),
+        other_language=other_language,
         lengths={name: _lengths(by_language[name]) for name in sorted(by_language)},
         style_lengths={style: median(by_style[style]) for style in sorted(by_style)},
         policies=dict(Counter(response.policy for response in answers)),

@@ -32,8 +32,8 @@ _LONG_WORD = re.compile(r"(?<![/.\w])[A-Za-z]{31,}(?![/.\w])")
 
 def language(text: str) -> Language:
     """`zh` if more than a fifth of the letters are Chinese characters, else `en`."""
-    letters = sum(character.isalpha() for character in text)
     ideographs = len(_IDEOGRAPH.findall(text))
+    letters = sum(map(str.isalpha, text)) if ideographs else 0
     return "zh" if letters and ideographs / letters > 0.2 else "en"
 
 
