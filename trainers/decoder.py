@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from trainers.fused_layers import layers_of
+from trainers.layer_functions import rms_norm
 from trainers.llama_layers import Shape, is_llama, turns_of_positions
 from trainers.models import PolicyModel, pad
 
@@ -133,7 +134,7 @@ class LlamaDecoder:
             keys, values = self._remember(cache, keys, values)
             attended = self._attend(q, keys, values, bias)
             x = layer.rest(x, attended.transpose(1, 2).reshape(*x.shape[:2], -1))
-        return functional.rms_norm(x, self.norm.shape, self.norm, self.shape.epsilon)
+        return rms_norm(x, self.norm, self.shape.epsilon)
 
     def _remember(self, cache: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put T tokens' keys and values into a layer's cache, and give all that are to be attended to.

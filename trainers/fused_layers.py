@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainers.llama_layers import Adapter, Layer, Shape, base_and_adapters, gated
+from trainers.layer_functions import gated
+from trainers.llama_layers import Adapter, Layer, Shape, base_and_adapters
 
 COPY_PARAMETERS = 200_000_000
 """Up to this size the weights are copied into the fused layout whenever they have changed."""

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 
+from trainers.layer_functions import gated, rms_norm, turned
+
 
 def is_llama(trunk: nn.Module) -> bool:
     """Whether the layers of this trunk compute what `Layer` does, and their weights are whole."""
@@ -53,8 +55,8 @@ class Layer:
 
     def __init__(self, layer: Any, shape: Shape) -> None:
         attention, self.shape = layer.self_attn, shape
-        self.normed_1 = _norm(layer.input_layernorm.weight, shape.epsilon)
-        self.normed_2 = _norm(layer.post_attention_layernorm.weight, shape.epsilon)
+        self.normed_1 = partial(rms_norm, weight=layer.input_layernorm.weight, epsilon=shape.epsilon)
+        self.normed_2 = partial(rms_norm, weight=layer.post_attention_layernorm.weight, epsilon=shape.epsilon)
         self.q_norm: Tensor | None = attention.q_norm.weight if hasattr(attention, "q_norm") else None
         self.k_norm: Tensor | None = attention.k_norm.weight if hasattr(attention, "k_norm") else None
         self._take_products(attention, layer.mlp)
@@ -63,10 +65,9 @@ class Layer:
         """With their places turned in. (..., H), (..., D / 2) complex -> each (..., heads, D)"""
         shape = self.shape
         qk, v = (t.view(*x.shape[:-1], -1, shape.head_size) for t in self._qk_and_v(x))
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = torch.split(qk, [shape.heads, shape.kv_heads], dim=-2)
-            q = functional.rms_norm(q, self.q_norm.shape, self.q_norm, shape.epsilon)
-            k = functional.rms_norm(k, self.q_norm.shape, self.k_norm, shape.epsilon)
+            q, k = rms_norm(q, self.q_norm, shape.epsilon), rms_norm(k, self.k_norm, shape.epsilon)
             qk = torch.cat([q, k], dim=-2)
         q, k = torch.split(self._turned(qk, turns[..., None, :]), [shape.heads, shape.kv_heads], dim=-2)
         return q, k, v
@@ -99,7 +100,7 @@ class Layer:
 
     def _turned(self, qk: Tensor, turns: Tensor) -> Tensor:
         """(..., heads, D), (..., 1, D / 2) -> (..., heads, D)"""
-        return cast(Tensor, _Turned.apply(qk, turns))  # type: ignore[no-untyped-call]
+        return turned(qk, turns)
 
 
 def turns_of_positions(trunk: nn.Module, positions: int, device: torch.device) -> Tensor:
@@ -109,50 +110,6 @@ def turns_of_positions(trunk: nn.Module, positions: int, device: torch.device) -
     cosine, sine = rotary(torch.empty(0, dtype=torch.float32, device=device), index)
     half = cosine.shape[-1] // 2
     return torch.complex(cosine[0, :, :half], sine[0, :, :half])
-
-
-def _norm(weight: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
-    return partial(functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=epsilon)
-
-
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up, of which nothing but the two is kept."""
-    return cast(Tensor, _Gated.apply(gate, up))  # type: ignore[no-untyped-call]
-
-
-class _Gated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return functional.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        grad_up = functional.silu(gate).mul_(grads[0])
-        return torch.ops.aten.silu_backward(grads[0] * up, gate), grad_up
-
-
-class _Turned(torch.autograd.Function):
-    """Turned by complex numbers of length one; the gradient is turned back.
-
-    The two numbers that turn together stand half a head apart.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qk: Tensor, turns: Tensor) -> Tensor:
-        ctx.turns = turns
-        return _turn(qk, turns)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _turn(grads[0], ctx.turns.conj()), None
-
-
-def _turn(qk: Tensor, turns: Tensor) -> Tensor:
-    real, imaginary = qk.float().chunk(2, dim=-1)
-    turned = torch.complex(real, imaginary) * turns
-    return torch.cat([turned.real, turned.imag], dim=-1).to(qk.dtype)
 
 
 class Adapter(NamedTuple):

@@ -127,10 +127,17 @@ class PolicyModel(nn.Module):
         finally:
             self._layers = None
 
+    @property
+    def output_layer(self) -> nn.Module:
+        return cast(nn.Module, self.causal_model.get_output_embeddings())  # type: ignore[no-untyped-call]
+
+    @property
+    def trains_output_layer(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.output_layer.parameters())
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits in fp32 for any selection of hidden states. (..., H) -> (..., V)"""
-        output_layer = self.causal_model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return cast(Tensor, output_layer(hidden)).float()
+        return cast(Tensor, self.output_layer(hidden)).float()
 
 
 class RewardModel(nn.Module):

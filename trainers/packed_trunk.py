@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from trainers.layer_functions import rms_norm
 from trainers.llama_layers import Layer, Shape, turns_of_positions
 
 
@@ -73,8 +74,7 @@ def wanted_states(
             x = run(layer, x)
         if number == features_after:
             features = x if layer is layers[-1] else x[keep]
-    norm = cast(Tensor, parts.norm.weight)
-    return functional.rms_norm(x, norm.shape, norm, shape.epsilon), features
+    return rms_norm(x, parts.norm.weight, shape.epsilon), features
 
 
 class _Padded(torch.autograd.Function):

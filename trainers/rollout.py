@@ -22,15 +22,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.checkpoint import checkpoint
 
 from trainers.errors import ShapeError
 from trainers.llama_layers import is_llama
 from trainers.models import PolicyModel, pad
 from trainers.packed_trunk import wanted_states
-
-LOGITS_AT_ONCE = 2**26
-"""Logits held at once (256 MiB in fp32); more are computed in parts, and again in the backward pass."""
+from trainers.token_logprobs import token_logprobs
 
 
 @dataclass(frozen=True)
@@ -132,8 +129,8 @@ def evaluate(
     """
     before, features = _states_before_responses(model, rollout, features_after)
     targets = rollout.response_ids[rollout.response_mask].to(model.device)  # (N,)
-    logprobs, entropy = _token_logprobs(model, before, targets, temperature, with_entropy)
-    return TokenOutputs(logprobs, entropy, features)
+    found = token_logprobs(model, before, targets, temperature, with_entropy=with_entropy)
+    return TokenOutputs(found.logprobs, found.entropy, features)
 
 
 def _states_before_responses(
@@ -210,26 +207,6 @@ def _kept(model: PolicyModel, lower: list[Tensor], layers: int | None) -> Iterat
 def _sequences(rollout: Rollout) -> list[list[int]]:
     """Each prompt with its response."""
     return [[*p, *r] for p, r in zip(rollout.prompt_ids, rollout.responses(), strict=True)]
-
-
-def _token_logprobs(
-    model: PolicyModel, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    def of(part: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs = torch.log_softmax(model.logits(part) / temperature, dim=-1)
-        chosen = logprobs.gather(1, wanted[:, None]).squeeze(1)
-        if not with_entropy:
-            return chosen, chosen.new_zeros(0)
-        return chosen, -(logprobs.exp() * logprobs).sum(dim=-1)
-
-    size = max(1, LOGITS_AT_ONCE // int(model.causal_model.config.vocab_size))
-    if len(targets) <= size:
-        chosen, entropy = of(hidden, targets)
-    else:
-        pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-        results = [checkpoint(of, part, wanted, use_reentrant=False) for part, wanted in pieces]
-        chosen, entropy = (torch.cat(column) for column in zip(*results, strict=True))
-    return chosen, entropy if with_entropy else None
 
 
 @torch.no_grad()

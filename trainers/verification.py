@@ -80,8 +80,7 @@ def is_best(looks: Sequence[Look], best_update: int, config: PPOConfig) -> bool:
     first, last = looks[0], looks[-1]
     best = next(look for look in looks if look.update == best_update)
     gain = objective(last, first, config.kl_coef) - objective(best, first, config.kl_coef)
-    hacked = last.kl > config.kl_stop or _collapsed(looks, config) or _broken(looks, config)
-    return gain > LEAST_GAIN and not hacked
+    return gain > LEAST_GAIN and not _hacked(looks, config)
 
 
 def stop_after_update(
@@ -107,8 +106,15 @@ def stop_after_look(looks: Sequence[Look], best_update: int, config: PPOConfig) 
     """Why training must end after these looks, if it must: a guard, or the score no longer rises."""
     since_best = sum(look.update > best_update for look in looks)
     patience = config.convergence_patience * (1 if best_update else SLOW_START)
-    guard = _collapsed(looks, config) or _broken(looks, config) or _over_optimised(looks)
+    guard = _hacked(looks, config) or _over_optimised(looks)
     return guard or (Stop("converged", since_best, patience) if since_best >= patience else None)
+
+
+def _hacked(looks: Sequence[Look], config: PPOConfig) -> Stop | None:
+    """What is wrong with the policy of the last look, whatever it scores."""
+    if looks[-1].kl > config.kl_stop:
+        return Stop("kl", looks[-1].kl, config.kl_stop)
+    return _collapsed(looks, config) or _broken(looks, config)
 
 
 def _collapsed(looks: Sequence[Look], config: PPOConfig) -> Stop | None:

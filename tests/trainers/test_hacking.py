@@ -34,7 +34,7 @@ def test_a_guard_ends_the_run_and_what_is_published_is_no_noise(tmp_path: Path) 
     config = PPOConfig(
         base_model=str(WEIGHTS_DIR), reward_model="a:function", tuning="full", learning_rate=3e-4,
         kl_coef=0.0, epoch_kl_stop=1e9, rollouts=16, minibatch_size=4, micro_batch_size=4,
-        max_response_tokens=32, verify_every=2, value_warm_up=8, updates=40, seed=0,
+        max_response_tokens=32, verify_every=2, value_warm_up=8, updates=40, convergence_patience=40, seed=0,
     )  # fmt: skip
     prompts = [Prompt(f"p{number}", text) for number, text in enumerate(QUESTIONS)]
     result = train_ppo(config, RunDir(tmp_path), prompts, prompts, brevity)

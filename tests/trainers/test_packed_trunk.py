@@ -151,8 +151,8 @@ def test_layers_of_large_models_keep_neither_norms_nor_gated_states(monkeypatch:
     by_width = Counter(tensor.shape[1] for tensor in tokens)
     assert states.logprobs.requires_grad  # whose graph holds them
     assert by_width[parts.intermediate_size] == 2 * parts.num_hidden_layers, by_width  # gate, up
-    # before each of the two norms, and what attention gives; before the last norm
-    assert by_width[parts.hidden_size] == 3 * parts.num_hidden_layers + 1, by_width
+    # before each of the two norms, and what attention gives; before the last norm, and a gradient a logprob
+    assert by_width[parts.hidden_size] == 3 * parts.num_hidden_layers + 2, by_width
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.tiny_models import Architecture, tiny_model_dir
-from trainers import rollout as rollout_module
 from trainers.distributed import ALONE
 from trainers.errors import ShapeError
 from trainers.models import PolicyModel, load_policy, pad
@@ -85,18 +84,6 @@ def test_logprobs_equal_those_of_each_response_alone(architecture: Architecture)
     model, rollout = load_policy(str(tiny_model_dir(architecture))), a_rollout()
     outputs = evaluate(model, rollout, 0.7)
     assert torch.allclose(outputs.logprobs, logprobs_one_by_one(model, rollout, 0.7), atol=1e-5)
-
-
-@torch.no_grad()
-def test_logits_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rollout = load_policy(str(tiny_model_dir())), a_rollout()
-    whole = evaluate(model, rollout, 1.0, with_entropy=True)
-    monkeypatch.setattr(rollout_module, "LOGITS_AT_ONCE", 2 * model.causal_model.config.vocab_size)
-    parts = evaluate(model, rollout, 1.0, with_entropy=True)
-    assert torch.allclose(whole.logprobs, parts.logprobs, atol=1e-6)
-    assert whole.entropy is not None
-    assert parts.entropy is not None
-    assert torch.allclose(whole.entropy, parts.entropy, atol=1e-6)
 
 
 @torch.no_grad()

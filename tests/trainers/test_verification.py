@@ -65,6 +65,12 @@ CASES: list[tuple[Stop | None, list[Look], int]] = [
     (None, [a_look(4 * number) for number in range(6)], 0),
     (Stop("converged", 6, 6), [a_look(4 * number) for number in range(7)], 0),
     (Stop("garbled", 0.11, 0.1), [a_look(0), a_look(4, 1.0, garbled=0.11)], 0),
+    (Stop("kl", 31.0, 30.0), [a_look(0), a_look(4, 1.0, kl=31.0)], 0),
+    (  # and not "converged", which it is too
+        Stop("kl", 31.0, 30.0),
+        [a_look(0), a_look(4, 1.0), a_look(8), a_look(12), a_look(16, 1.1, kl=31.0)],
+        4,
+    ),
     (None, [a_look(0, garbled=0.5), a_look(4, 1.0, garbled=0.55)], 4),
     (Stop("garbled", 0.65, 0.6), [a_look(0, garbled=0.5), a_look(4, 1.0, garbled=0.65)], 4),
     (Stop("length_explosion", 0.2, 0.1), [a_look(0), a_look(4, 1.0, unfinished=0.2, length=120.0)], 0),
