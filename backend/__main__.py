@@ -285,8 +285,6 @@ def _show(console: Console, service: Service, status: WorkspaceStatus) -> None:
         console.print(Text(f" ✓ {action_line(done)}", style="dim"))
     for problem in status.problems:
         console.print(Text(f" ! {problem['zh']} {problem['en']}", style="yellow"))
-    if status.label_studio_error:
-        console.print(Text(f" ! {status.label_studio_error}", style="red"))
 
 
 def _show_history(console: Console, service: Service, status: WorkspaceStatus) -> None:
@@ -314,7 +312,7 @@ def _rounds_table(rounds: Sequence[RoundView]) -> Table:
         verdict = found.verdict or {}
         rate, p = verdict.get("win_rate"), verdict.get("p_value")
         judged = f"{found.judged}/{found.comparisons}"
-        state = f"{found.state}: {found.reason}" if found.reason else found.state
+        state = "\n".join(part for part in (found.state, found.reason_zh, found.reason_en) if part)
         table.add_row(
             *(Text(cell) for cell in (found.id, state, judged, str(verdict.get("verdict", "")))),
             "" if rate is None else f"{rate:.0%}",

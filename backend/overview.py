@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend import store
 from backend.exclusions import annotators, counting, exclusions
-from backend.failures import words
+from backend.failures import round_words, words
 from backend.findings import action_views, advice_for, newest_judged, policy_of
 from backend.inputs import settings_of
 from backend.journey import five_steps, next_words
@@ -191,10 +191,11 @@ def _run_view(run: RunRow) -> RunView:
 def _round_view(session: Session, settings: Settings, current: RoundRow) -> RoundView:
     effective = settings_of(settings, store.workspace(session, current.workspace))
     judged, comparisons = judged_of(session, effective, current)
+    reason_zh, reason_en = round_words(current.state, current.failure, current.reason)
     return RoundView(
         id=current.id, number=current.number, state=current.state, verdict=current.verdict,
-        comparisons=comparisons, judged=judged, reason=current.reason, created=current.created,
-        finished=current.finished,
+        comparisons=comparisons, judged=judged, reason_zh=reason_zh, reason_en=reason_en,
+        created=current.created, finished=current.finished,
     )  # fmt: skip
 
 

@@ -75,7 +75,9 @@ class RoundView(View):
     verdict: dict[str, Any] | None
     comparisons: int
     judged: int
-    reason: str
+    reason_zh: str
+    """Why it stopped where it is; empty if it did not."""
+    reason_en: str
     created: float
     finished: float | None
 

@@ -39,6 +39,19 @@ def test_status_shows_steps_rounds_runs_metrics_and_the_next_step(
         assert expected in shown, expected
 
 
+def test_rounds_table_says_in_both_languages_why_a_round_stopped(
+    seeded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(Settings.from_environment().store_url)
+    with store.session() as session:
+        current = session.query(RoundRow).one()
+        current.state, current.failure, current.reason = "failed", "disk", "no space on `/data`"
+    store.close()
+    assert main(["status"]) == 0
+    rounds = capsys.readouterr().out.partition("rounds · 轮次")[2].partition("models · 模型")[0]
+    assert "磁盘已满" in rounds and "no space on `/data`" in rounds
+
+
 def test_status_of_an_empty_system_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ def run(
 
 
 def round_in(state: str, **fields: Any) -> RoundView:
-    view = RoundView("team-r1", 1, state, None, 40, 7, "", 0.0, None)
+    view = RoundView("team-r1", 1, state, None, 40, 7, "", "", 0.0, None)
     return replace(view, **fields)
 
 

@@ -162,7 +162,7 @@ def test_run_that_fails_ends_the_round_with_its_reason(whole: Whole) -> None:
     whole.rank(6)
     whole.wait_for_round("failed")
     status = whole.service.status("team")
-    assert status.round and status.round.reason == "the policy fell over"
+    assert status.round and status.round.reason_en == "the policy fell over"
     assert status.steps[3].state == "attention" and "fell over" in status.next_en
     assert status.next_zh == (
         "失败：可用的数据不足：请导入题目或再做一些排序，然后重试（详情：the policy fell over）"

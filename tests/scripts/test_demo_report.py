@@ -51,7 +51,7 @@ def status(*runs: RunView, verdict: dict[str, Any] | None = None, state: str = "
         prompts=160, prompts_published=158, prompts_flagged=2, responses=474, rankings=200, rankings_new=0,
         rankings_needed=0, annotators=3, malformed=0, comparisons=40, judgements=40,
     )  # fmt: skip
-    current = RoundView("demo-r1", 1, state, verdict, 40, 40, "", 0.0, 1.0)
+    current = RoundView("demo-r1", 1, state, verdict, 40, 40, "", "", 0.0, 1.0)
     model = ModelView("policy-demo-1", "policy", "demo-r1", "ppo-1", "base", "published", False, {}, 0.0)
     advice = AdviceView("promote", "可以上线。", "Promote it.", "promote")
     return WorkspaceStatus(
@@ -108,7 +108,7 @@ def test_runs_of_earlier_rounds_and_failed_runs_do_not_count() -> None:
 
 
 def test_every_round_is_reported_and_the_newest_again_at_the_top() -> None:
-    first = RoundView("demo-r1", 1, "decided", VERDICT, 40, 40, "", 0.0, 1.0)
+    first = RoundView("demo-r1", 1, "decided", VERDICT, 40, 40, "", "", 0.0, 1.0)
     second = RoundView(
         "demo-r2",
         2,
@@ -116,6 +116,7 @@ def test_every_round_is_reported_and_the_newest_again_at_the_top() -> None:
         VERDICT | {"verdict": "no_difference", "win_rate": 0.52},
         40,
         40,
+        "",
         "",
         2.0,
         3.0,

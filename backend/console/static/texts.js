@@ -190,7 +190,7 @@ const TEXTS = {
     "Run this command; it makes the four projects in Label Studio and connects them:",
   ],
   offline: ["与后端的连接中断，正在重试……", "The backend does not answer; trying again…"],
-  label_studio_down: ["无法读取 Label Studio：{reason}", "Label Studio cannot be read: {reason}"],
+  label_studio_down: ["无法读取 Label Studio：请检查它是否运行、地址和密钥是否正确（详情：{reason}）", "Label Studio cannot be read: {reason}"],
 };
 
 const root = document.documentElement;
