@@ -87,3 +87,20 @@ def test_no_token_is_no_logprob(model: PolicyModel) -> None:
     assert found.logprobs.shape == (0,)
     [gradient] = torch.autograd.grad(found.logprobs.sum(), states)
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("model", ["frozen"], indirect=True)
+def test_gradients_in_bf16_are_those_of_fp32_to_rounding(model: PolicyModel) -> None:
+    model.bfloat16()
+    states, targets = (tensor.detach() for tensor in states_and_targets(model))
+    weights = torch.arange(1.0, TOKENS + 1)
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float32):
+        model.to(dtype)
+        rounded = states.bfloat16().to(dtype).requires_grad_()
+        found = token_logprobs(model, rounded, targets, 0.7)
+        assert found.logprobs.dtype == torch.float32
+        gradients += torch.autograd.grad((weights * found.logprobs).sum(), rounded)
+    assert gradients[0].dtype == torch.bfloat16
+    difference = (gradients[0].float() - gradients[1]).abs().max()
+    assert float(difference) < 0.02 * float(gradients[1].abs().max())
