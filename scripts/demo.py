@@ -227,7 +227,7 @@ class Demo:
             self._system.check()
             status = self._status()
             if status.round and status.round.state == "failed":
-                raise DemoError(f"{status.round.reason}; see `{self._system.backend_log}`")
+                raise DemoError(f"{status.round.reason_en}; see `{self._system.backend_log}`")
             if reached(status):
                 return status
             run = _newest(status, kind)
