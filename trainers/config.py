@@ -79,6 +79,8 @@ class StageConfig:
 class GenerationConfig(StageConfig):
     """Candidates for ranking."""
 
+    batch_size: int = 64
+    """Sequences in one forward pass; a row costs a fifth less than among 32."""
     policies: tuple[str, ...] = ()
     """Directories of earlier policies to sample from as well as the base model, newest last."""
     policy_ids: tuple[str, ...] = ()

@@ -174,6 +174,19 @@ def test_peer_and_ours_are_told_the_same() -> None:
             assert all(own == options[0] for options in by_case.values() for own in options)
 
 
+def test_trl_is_told_everything_that_its_programs_read() -> None:
+    programs = ROOT / "scripts" / "benchmark" / "programs"
+    sources = {name: (programs / f"{name}.py").read_text() for name in ("trl_ppo", "trl_ppo_to_reward")}
+    read = {name: set(re.findall(r'options\["(\w+)"\]', source)) for name, source in sources.items()}
+    read["trl_ppo_to_reward"] |= read["trl_ppo"] - {"warm_up"}  # whose trainer it uses
+    made = {"trl_ppo": {"seed"}, "trl_ppo_to_reward": {"seed", "updates", "micro_batch", "tuning"}}
+    jobs = [job for name in MEASURES for job in MEASURES[name].jobs("full") if job.program in read]
+    assert {job.program for job in jobs} == set(read)
+    for job in jobs:
+        missing = read[job.program] - made[job.program] - set(job.options)
+        assert not missing, (job.case, job.side)
+
+
 def test_peers_environment_is_made_again_when_its_versions_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

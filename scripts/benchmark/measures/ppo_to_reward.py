@@ -36,6 +36,7 @@ def _jobs(scale: Scale) -> list[Job]:
         "most_updates": most_updates,
         "minibatches": 2,
         "epochs": 2,
+        "checkpointing": False,
         "lora_rank": 8,
         "trained_layers": 0,
         "temperature": 1.0,
