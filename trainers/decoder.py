@@ -19,6 +19,7 @@ from trainers.fused_layers import layers_of
 from trainers.layer_functions import rms_norm
 from trainers.llama_layers import Shape, is_llama, turns_of_positions
 from trainers.models import PolicyModel, pad
+from trainers.packed_trunk import pack, wanted_states
 
 COLUMNS = 16
 """The cache's columns come in multiples of this, as a GPU's attention kernels like them."""
@@ -94,28 +95,30 @@ class LlamaDecoder:
         self.embedding: Tensor = trunk.embed_tokens.weight
         self.norm: Tensor = trunk.norm.weight
 
+    @torch.no_grad()
     def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
-        ids, mask = (tensor.to(self.device) for tensor in pad(prompts, 0, "left"))
-        rows, width = ids.shape
+        packed, lengths = pack(prompts), torch.tensor([len(prompt) for prompt in prompts])
+        rows, width = packed.tokens.shape
         total = -(-(width + max_new_tokens) // COLUMNS) * COLUMNS
         shape = (len(self.layers), 2, rows, self.shape.kv_heads, total, self.shape.head_size)
         self.cache = torch.zeros(shape, dtype=self.embedding.dtype, device=self.device)
         self.turns = turns_of_positions(self.trunk, total, self.device)
-        self.lengths = mask.sum(dim=1)
-        self.column = 0
         self.lowest = torch.finfo(self.embedding.dtype).min
         self.bias = torch.zeros(rows, 1, 1, total, dtype=self.embedding.dtype, device=self.device)
-        self.bias[:, 0, 0, :width].masked_fill_(~mask, self.lowest)
-        causal = torch.full((width, width), self.lowest, dtype=self.bias.dtype, device=self.device).triu(1)
-        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        bias = torch.maximum(self.bias[..., :width] + causal, self.bias.new_tensor(self.lowest))
-        hidden = self._forward(ids, self.turns[positions], bias)[:, -1]
-        self.column = width
+        padding = torch.arange(width) >= lengths[:, None]
+        self.bias[:, 0, 0, :width].masked_fill_(padding.to(self.device), self.lowest)
+
+        def remember(number: int, keys: Tensor, values: Tensor) -> None:
+            self.cache[number, 0, :, :, :width], self.cache[number, 1, :, :, :width] = keys, values
+
+        states = functional.embedding(packed.ids.to(self.device), self.embedding)
+        last = torch.arange(width) == lengths[:, None] - 1
+        hidden, _ = wanted_states(self.trunk, self.layers, states, packed, last, remember=remember)
+        self.lengths, self.column = lengths.to(self.device), width
         return hidden
 
     def step(self, tokens: Tensor) -> Tensor:
-        turns = self.turns[self.lengths][:, None]
-        hidden = self._forward(tokens[:, None], turns, self.bias[..., : self.column + 1])[:, -1]
+        hidden = self._read(tokens, self.bias[..., : self.column + 1])
         self.lengths = self.lengths + 1
         self.column += 1
         return hidden
@@ -126,36 +129,27 @@ class LlamaDecoder:
         self.cache = kept
         self.bias, self.lengths = self.bias[rows], self.lengths[rows]
 
-    def _forward(self, ids: Tensor, turns: Tensor, bias: Tensor) -> Tensor:
-        """Read (B, T) tokens at the cache's next T columns. -> (B, T, H)"""
-        x = functional.embedding(ids, self.embedding)  # (B, T, H)
+    def _read(self, tokens: Tensor, bias: Tensor) -> Tensor:
+        """One more token of each row. (B,), (B, 1, 1, columns to attend to) -> (B, H)"""
+        x, turns = functional.embedding(tokens, self.embedding), self.turns[self.lengths]
         for layer, cache in zip(self.layers, self.cache, strict=True):
-            q, keys, values = (t.transpose(1, 2) for t in layer.queries_keys_values(x, turns))
-            keys, values = self._remember(cache, keys, values)
-            attended = self._attend(q, keys, values, bias)
-            x = layer.rest(x, attended.transpose(1, 2).reshape(*x.shape[:2], -1))
+            q, key, value = layer.queries_keys_values(x, turns)  # (B, heads, D)
+            keys, values = self._remember(cache, key, value)
+            # the heads that share a key stand in for query positions: no copy of the cache
+            grouped = q.view(len(q), self.shape.kv_heads, -1, self.shape.head_size)
+            attended = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias)
+            x = layer.rest(x, attended.flatten(1))
         return rms_norm(x, self.norm, self.shape.epsilon)
 
-    def _remember(self, cache: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put T tokens' keys and values into a layer's cache, and give all that are to be attended to.
+    def _remember(self, cache: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put a token's key and value into a layer's cache, and give all that are to be attended to.
 
         Args:
             cache: (2, B, kv heads, columns, D)
-            keys, values: (B, kv heads, T, D)
+            key, value: (B, kv heads, D)
         """
-        stop = self.column + keys.shape[2]
-        cache[0, :, :, self.column : stop], cache[1, :, :, self.column : stop] = keys, values
-        return cache[0, :, :, :stop], cache[1, :, :, :stop]
-
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """(B, heads, T, D) -> (B, heads, T, D)"""
-        if q.shape[2] == 1:  # the heads that share a key stand in for query positions: no copy of the cache
-            grouped = q.view(len(q), self.shape.kv_heads, -1, self.shape.head_size)
-            out = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias)
-            return out.reshape(q.shape)
-        group = self.shape.heads // self.shape.kv_heads
-        keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
-        return functional.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+        cache[0, :, :, self.column], cache[1, :, :, self.column] = key, value
+        return cache[0, :, :, : self.column + 1], cache[1, :, :, : self.column + 1]
 
 
 class GraphDecoder(LlamaDecoder):
@@ -198,14 +192,12 @@ class GraphDecoder(LlamaDecoder):
 
     def _read_tokens(self) -> Tensor:
         self.bias.index_fill_(-1, self.place, 0.0)
-        hidden = self._forward(self.tokens[:, None], self.turns[self.lengths][:, None], self.bias)[:, -1]
+        hidden = self._read(self.tokens, self.bias)
         self.lengths += 1
         self.place += 1
         return hidden
 
-    def _remember(self, cache: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if keys.shape[2] > 1:
-            return super()._remember(cache, keys, values)
-        cache[0].index_copy_(2, self.place, keys)
-        cache[1].index_copy_(2, self.place, values)
+    def _remember(self, cache: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        cache[0].index_copy_(2, self.place, key[:, :, None])
+        cache[1].index_copy_(2, self.place, value[:, :, None])
         return cache[0], cache[1]

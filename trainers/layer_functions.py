@@ -11,13 +11,17 @@ from torch.nn import functional
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / √(mean(x²) + ε) · weight, over the last dimension."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        return cast(Tensor, _RMSNorm.apply(x, weight, epsilon))  # type: ignore[no-untyped-call]
-    return functional.rms_norm(x, weight.shape, weight, epsilon)  # on a GPU it is one kernel
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return functional.rms_norm(x, weight.shape, weight, epsilon)  # on a GPU it is one kernel
+    if not torch.is_grad_enabled():  # between two tokens autograd's work would take longer than the norm
+        return (x * _inverse_of_size(x, epsilon)).mul_(weight)
+    return cast(Tensor, _RMSNorm.apply(x, weight, epsilon))  # type: ignore[no-untyped-call]
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up, of which nothing but the two is kept."""
+    if not torch.is_grad_enabled():
+        return functional.silu(gate).mul_(up)
     return cast(Tensor, _Gated.apply(gate, up))  # type: ignore[no-untyped-call]
 
 
@@ -39,8 +43,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = scale.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        scale = _inverse_of_size(x, epsilon)
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -53,6 +56,12 @@ class _RMSNorm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (grads[0] * x).mul_(scale).flatten(0, -2).sum(dim=0)
         return grad.mul_(scale).addcmul_(along_x, x, value=-1), grad_weight, None
+
+
+def _inverse_of_size(x: Tensor, epsilon: float) -> Tensor:
+    """1 / √(mean(x²) + ε) (…, 1)"""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
 
 
 class _Gated(torch.autograd.Function):

@@ -37,7 +37,7 @@ from trainers.errors import ModelError, ModelMissingError
 from trainers.fused_layers import layers_of
 from trainers.llama_layers import Layer, is_llama
 from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
-from trainers.packed_trunk import wanted_states
+from trainers.packed_trunk import pack, wanted_states
 from trainers.quantisation import quantisation
 from trainers.records import Prompt
 from trainers.split_trunk import SplitTrunk
@@ -147,6 +147,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.tokenizer = tokenizer
+        self.keeps_inputs_only = False
         self.head_zeros: Tensor
         self.register_buffer("head_zeros", torch.zeros(self.heads))
 
@@ -154,34 +155,43 @@ class RewardModel(nn.Module):
     def heads(self) -> int:
         return cast(int, unwrap(self.classifier).config.num_labels)
 
-    def head_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Each head's score of each row, the same whatever the padding and its side. (B, T) -> (B, heads)"""
-        states = _last_states(unwrap(self.classifier).base_model, input_ids, attention_mask)
+    @property
+    def trunk(self) -> nn.Module:
+        return unwrap(self.classifier).base_model
+
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether what rows begin with is computed once. Not under autocast: the library's layers compute."""
+        return is_llama(self.trunk) and not torch.is_autocast_enabled(self.head_zeros.device.type)
+
+    def head_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Each head's score of each row of token ids, in one forward pass. (B, heads)"""
         head = cast(nn.Module, unwrap(self.classifier).score)
+        states = self._last_states(rows).to(next(head.parameters()).dtype)
         return cast(Tensor, head(states)).float() - self.head_zeros
 
-    def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """One score a row, the mean of the heads'. (B, T) -> (B,)"""
-        return self.head_scores(input_ids, attention_mask).mean(dim=1)
+    def _last_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Each row's hidden state at its last token. (B, H)"""
+        device, last = self.head_zeros.device, torch.tensor([len(row) - 1 for row in rows])
+        if self.shares_beginnings:
+            packed = pack(rows)
+            wanted = torch.arange(packed.tokens.shape[1]) == last[:, None]
+            states = cast(nn.Module, self.trunk.embed_tokens)(packed.ids.to(device))
+            return wanted_states(
+                self.trunk,
+                layers_of(self.trunk),
+                states,
+                packed,
+                wanted,
+                checkpointing=self.keeps_inputs_only,
+            )[0]
+        ids, mask = pad(rows, 0, "right")
+        hidden = _hidden(self.trunk, ids.to(device), mask.to(device))
+        return hidden[torch.arange(len(rows), device=device), last.to(device)]
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-
-
-def _last_states(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Each row's hidden state at its last real token. (B, T) -> (B, H)"""
-    if is_llama(trunk):
-        real = attention_mask.bool()
-        lengths = real.sum(dim=1).cpu()
-        wanted = torch.zeros(int(lengths.sum()), dtype=torch.bool)
-        wanted[lengths.cumsum(dim=0) - 1] = True
-        states = cast(nn.Module, trunk.embed_tokens)(input_ids[real])
-        return wanted_states(trunk, layers_of(trunk), states, lengths.tolist(), wanted)[0]
-    hidden = _hidden(trunk, input_ids, attention_mask)
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last = (attention_mask.long() * positions).argmax(dim=1)  # (B,)
-    return hidden[torch.arange(len(last), device=last.device), last]
 
 
 def _hidden(trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

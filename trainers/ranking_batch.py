@@ -16,10 +16,6 @@ from torch import Tensor
 
 from trainers.config import RankingLoss
 from trainers.losses import bradley_terry_loss, plackett_luce_loss
-from trainers.models import pad
-
-LENGTH_SPREAD = 1.3
-"""The longest row of a forward pass is at most this many times its shortest."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +56,20 @@ class Judgements:
         return Judgements(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
-@dataclass(frozen=True)
-class RankingBatch:
-    """What one optimiser step learns from."""
-
-    passes: tuple[tuple[Tensor, Tensor], ...]
-    """Token ids and mask of each forward pass; their rows in this order are what the judgements point at."""
-    judgements: Judgements
+def rows_of(ranked: Sequence[RankedAnswers]) -> list[tuple[int, ...]]:
+    """All answers, each once, in the order to which `judgements_of` points."""
+    return [row for answers in ranked for row in answers.rows]
 
 
-def judgements_of(ranked: Sequence[RankedAnswers], places: Sequence[int] | None = None) -> Judgements:
-    """The judgements of some prompts.
-
-    Args:
-        ranked: at least one pair and one ranking in all.
-        places: where each row stands after all rows were put into another order.
-    """
+def judgements_of(ranked: Sequence[RankedAnswers]) -> Judgements:
+    """The judgements of some prompts, with at least one pair and one ranking in all."""
     pairs: list[tuple[int, int]] = []
     pair_weights: list[list[float]] = []
     rankings: list[tuple[list[int], tuple[int, ...]]] = []
     ranking_weights: list[list[float]] = []
     first = 0
     for own in ranked:
-        rows = range(first, first + len(own.rows))
-        at = [places[row] if places is not None else row for row in rows]
+        at = list(range(first, first + len(own.rows)))
         pairs += [(at[chosen], at[rejected]) for chosen, rejected, _ in own.pairs]
         pair_weights += [[weight * head for head in own.head_weights] for _, _, weight in own.pairs]
         rankings += [(at, ranks) for ranks in own.rankings]
@@ -103,23 +89,6 @@ def judgements_of(ranked: Sequence[RankedAnswers], places: Sequence[int] | None 
         ranks=ranks,
         ranking_weights=torch.tensor(ranking_weights),
     )
-
-
-def ranking_batch(ranked: Sequence[RankedAnswers], pad_id: int, rows_per_pass: int) -> RankingBatch:
-    """All answers once, in forward passes of similar length.
-
-    Args:
-        pad_id: any token that does not end a row.
-        rows_per_pass: answers in one forward pass at most.
-    """
-    rows = [row for answers in ranked for row in answers.rows]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    places = [0] * len(rows)
-    for place, index in enumerate(order):
-        places[index] = place
-    parts = split_by_length([rows[index] for index in order], rows_per_pass)
-    passes = tuple(pad(part, pad_id, "right") for part in parts)
-    return RankingBatch(passes, judgements_of(ranked, places))
 
 
 def ranking_loss(scores: Tensor, judgements: Judgements, loss: RankingLoss) -> Tensor:
@@ -165,13 +134,3 @@ def bootstrap_weights(key: str, heads: int, seed: int) -> tuple[float, ...]:
 def count_correct(margins: Tensor) -> float:
     """How many pairs are the right way round; equal scores count half."""
     return float((margins > 0).sum()) + 0.5 * float((margins == 0).sum())
-
-
-def split_by_length(rows: Sequence[Sequence[int]], most: int) -> list[list[Sequence[int]]]:
-    """Split rows that are sorted by length so that each part holds at most `most` rows of similar length."""
-    parts: list[list[Sequence[int]]] = []
-    for row in rows:
-        if not parts or len(parts[-1]) == most or len(row) > LENGTH_SPREAD * len(parts[-1][0]):
-            parts.append([])
-        parts[-1].append(row)
-    return parts

@@ -1,10 +1,10 @@
 """TRL's `RewardTrainer`, taught to learn from rankings.
 
 What differs from TRL's: every answer of a ranking goes through the model once and all its pairs share that
-score (TRL forwards both halves of every pair: twice as much for three answers); pairs are weighted by the
-annotators' votes, or whole rankings are learned; a batch is forwarded in passes of similar length, with
-little padding; checkpoints are written whole, with a manifest, and resumed; nothing is printed and nothing is
-sent anywhere. Knows nothing of prompts or texts: batches come from `trainers.ranking_batch`, and
+score (TRL forwards both halves of every pair: twice as much for three answers), and the answers share what
+they have in common, their prompt; pairs are weighted by the annotators' votes, or whole rankings are learned;
+checkpoints are written whole, with a manifest, and resumed; nothing is printed and nothing is sent anywhere.
+Knows nothing of prompts or texts: what it learns from is a `trainers.ranking_batch.RankedAnswers`, and
 `trainers.reward` keeps what comes out.
 """
 
@@ -30,14 +30,13 @@ from trainers.metrics import Metrics
 from trainers.models import RewardModel
 from trainers.ranking_batch import (
     RankedAnswers,
-    RankingBatch,
     centring_loss,
     count_correct,
     judgements_of,
-    ranking_batch,
     ranking_loss,
+    rows_of,
 )
-from trainers.reward_model import head_scores
+from trainers.reward_model import head_scores, scores_with_gradient
 from trainers.run_dir import RunDir
 from trainers.stopping import Stopped, stop_requested
 
@@ -130,20 +129,19 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
         metrics: Metrics,
         watch: Watch,
     ) -> None:
-        pad_id, heads = _pad_id(reward), reward.heads
+        heads = reward.heads
         reward.classifier.config.num_labels = 1  # type: ignore[union-attr]  # TRL takes no other
         super().__init__(
             model=reward.classifier,
             args=_arguments(schedule, run_dir),
-            data_collator=lambda examples: _collated(
-                [train[example["prompt"]] for example in examples], pad_id, schedule.rows_per_pass
-            ),
+            data_collator=lambda examples: {"ranked": [train[example["prompt"]] for example in examples]},
             train_dataset=Dataset.from_dict({"prompt": list(range(len(train)))}),
             processing_class=reward.tokenizer,
             callbacks=[_EveryStep(self)],
         )
         self.model.config.num_labels = heads
-        self.model.config.pad_token_id = pad_id
+        self.model.config.pad_token_id = _pad_id(reward)
+        reward.keeps_inputs_only = self.args.activation_checkpointing
         self.reward, self.verification, self.schedule = reward, verification, schedule
         self.run_dir, self.curve, self.watch = run_dir, metrics, watch
         self.best_weights: dict[str, Tensor] = {}
@@ -154,14 +152,11 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean loss of the batch, from one forward pass over each answer."""
-        batch: RankingBatch = inputs["batch"]
-        device = self.args.device
-        passes = [
-            model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-            for ids, mask in batch.passes
-        ]
-        scores = torch.cat(passes).float()  # (answers, heads)
-        judgements = batch.judgements.to(device)
+        ranked, args = inputs["ranked"], self.args
+        in_full = args.bf16 and next(self.reward.parameters()).dtype == torch.float32
+        with torch.autocast(args.device.type, torch.bfloat16, enabled=in_full):
+            scores = scores_with_gradient(self.reward, rows_of(ranked), self.schedule.rows_per_pass)
+        judgements = judgements_of(ranked).to(args.device)
         loss = ranking_loss(scores, judgements, self.schedule.loss)
         means = scores.mean(dim=1)
         margins = means[judgements.chosen] - means[judgements.rejected]  # (pairs,)
@@ -273,17 +268,11 @@ def heldout_loss(
     reward: RewardModel, ranked: Sequence[RankedAnswers], schedule: Schedule
 ) -> tuple[float, float]:
     """(loss, accuracy over pairs) of all prompts together: no mean of batch means."""
-    rows = [row for answers in ranked for row in answers.rows]
-    scores = head_scores(reward, rows, schedule.rows_per_pass).mean(dim=1)
+    scores = head_scores(reward, rows_of(ranked), schedule.rows_per_pass).mean(dim=1)
     judgements = judgements_of(ranked)
     margins = scores[judgements.chosen] - scores[judgements.rejected]
     loss = ranking_loss(scores[:, None], judgements, schedule.loss)
     return float(loss), count_correct(margins) / len(margins)
-
-
-def _collated(ranked: Sequence[RankedAnswers], pad_id: int, rows_per_pass: int) -> dict[str, RankingBatch]:
-    """A batch in the form that transformers' trainer hands on untouched."""
-    return {"batch": ranking_batch(ranked, pad_id, rows_per_pass)}
 
 
 def _pad_id(reward: RewardModel) -> int:

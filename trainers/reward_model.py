@@ -25,10 +25,10 @@ from trainers.models import (
     count_parameters,
     device_and_dtype,
     load_tokenizer,
-    pad,
     resolve_tuning,
     without_report_of_new_head,
 )
+from trainers.passes import by_beginning, by_length
 
 
 def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full", "lora"]]:
@@ -74,22 +74,23 @@ def save_reward_model(reward: RewardModel, directory: Path) -> None:
     reward.tokenizer.save_pretrained(str(directory))
 
 
+def scores_with_gradient(reward: RewardModel, rows: Sequence[Sequence[int]], rows_per_pass: int) -> Tensor:
+    """Each head's score of each row of token ids, in their order; see `head_scores`. (rows, heads)"""
+    passes = (by_beginning if reward.shares_beginnings else by_length)(rows, rows_per_pass)
+    scores = [reward.head_scores([rows[number] for number in numbers]) for numbers in passes]
+    order = torch.tensor([number for numbers in passes for number in numbers])
+    return torch.cat(scores)[order.argsort().to(scores[0].device)]
+
+
 @torch.no_grad()
 def head_scores(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: int) -> Tensor:
-    """Each head's score of each row of token ids, in their order; batches are sorted by length. (rows, heads)
+    """Each head's score of each row of token ids, in their order; on the CPU. (rows, heads)
 
     Args:
         rows: prompt, response and end token, from `trainers.models.encode_conversations`.
-        batch_size: rows in one forward pass.
+        batch_size: rows in one forward pass at most.
     """
-    device = next(reward.parameters()).device
-    by_length = sorted(range(len(rows)), key=lambda index: (len(rows[index]), tuple(rows[index])))
-    scores = torch.zeros(len(rows), reward.heads)
-    for start in range(0, len(rows), batch_size):
-        batch = by_length[start : start + batch_size]
-        ids, mask = pad([rows[index] for index in batch], 0, "right")
-        scores[batch] = reward.head_scores(ids.to(device), mask.to(device)).cpu()
-    return scores
+    return scores_with_gradient(reward, rows, batch_size).cpu() if rows else torch.zeros(0, reward.heads)
 
 
 def centre_heads(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: int) -> None:

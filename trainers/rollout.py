@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trainers.errors import ShapeError
 from trainers.llama_layers import is_llama
 from trainers.models import PolicyModel, pad
-from trainers.packed_trunk import wanted_states
+from trainers.packed_trunk import pack, wanted_states
 from trainers.token_logprobs import token_logprobs
 
 
@@ -145,7 +145,7 @@ def _states_before_responses(
     wanted = real & (columns >= first[:, None])
     lower = [states[:-1] for states in rollout.lower_hidden or ()] if model.split is not None else []
     if is_llama(model.trunk):
-        return _packed_states(model, reads, lower, wanted[real], features_after)
+        return _packed_states(model, reads, lower, wanted, features_after)
     with _kept(model, lower, features_after) as kept, model.keeping_inputs_only():
         if model.split is not None and lower:
             hidden = model.split.upper(lower)  # (B, T, H)
@@ -163,18 +163,18 @@ def _packed_states(
     wanted: Tensor,
     features_after: int | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same by `trainers.packed_trunk`. `wanted` is about the tokens of `reads`, row after row."""
-    lengths = [len(row) for row in reads]
+    """The same by `trainers.packed_trunk`. `wanted` is (B, T) bool."""
+    packed = pack(reads)
     if model.split is not None and lower:
-        states, first_layer = torch.cat(lower), model.split.layer
+        everywhere = pad_sequence(lower, batch_first=True).flatten(0, 1)  # (B * T, H)
+        states, first_layer = everywhere[packed.places.to(model.device)], model.split.layer
     else:
-        ids = torch.tensor([token for row in reads for token in row], device=model.device)
-        states, first_layer = cast(nn.Module, model.trunk.embed_tokens)(ids), 0
+        states, first_layer = cast(nn.Module, model.trunk.embed_tokens)(packed.ids.to(model.device)), 0
     return wanted_states(
         model.trunk,
         model.layers(first_layer),
         states,
-        lengths,
+        packed,
         wanted,
         first_layer=first_layer,
         features_after=features_after,

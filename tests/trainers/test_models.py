@@ -22,7 +22,6 @@ from trainers.models import (
     load_policy,
     load_reward_model,
     load_tokenizer,
-    pad,
     resolve_tuning,
 )
 from trainers.records import Message, Prompt
@@ -114,13 +113,10 @@ def test_score_alone_is_the_librarys_and_equals_that_in_a_padded_batch(
     reward, _ = new_reward_model(config)
     nn.init.normal_(reward.classifier.score.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, arg-type]
     rows = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 3]]
-    alone = [float(reward.score(*pad([row], 0, "right"))) for row in rows]
+    alone = [float(reward.head_scores([row])) for row in rows]
     library = [float(reward.classifier(torch.tensor([row])).logits) for row in rows]
     assert alone == pytest.approx(library, abs=1e-5)
-    for side in ("left", "right"):
-        for pad_id in (0, 3):  # 3 is EOS
-            batch = reward.score(*pad(rows, pad_id, side))  # type: ignore[arg-type]
-            assert batch.tolist() == pytest.approx(alone, abs=1e-5)
+    assert reward.head_scores(rows).squeeze(1).tolist() == pytest.approx(alone, abs=1e-5)
     assert len({round(score, 4) for score in alone}) == 3
 
 
@@ -136,8 +132,9 @@ def test_reward_model_comes_back_as_it_was_saved(tuning: str, tmp_path: Path) ->
     (tmp_path / "reward").mkdir()
     save_reward_model(reward, tmp_path / "reward")
     again = load_reward_model(base, str(tmp_path / "reward"))
-    assert torch.allclose(again.score(IDS, MASK), reward.score(IDS, MASK), atol=1e-6)
-    assert abs(float(again.score(IDS, MASK))) > 1e-3
+    score = reward.head_scores(IDS.tolist())
+    assert torch.allclose(again.head_scores(IDS.tolist()), score, atol=1e-6)
+    assert abs(float(score)) > 1e-3
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

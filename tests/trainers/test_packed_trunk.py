@@ -19,8 +19,9 @@ from trainers.config import PPOConfig, RewardConfig
 from trainers.fused_layers import FusedLayer, layers_of
 from trainers.llama_layers import AdaptedLinears
 from trainers.models import PolicyModel, pad
+from trainers.packed_trunk import pack
 from trainers.reward_model import new_reward_model
-from trainers.rollout import TokenOutputs, evaluate, with_lower_hidden
+from trainers.rollout import Rollout, TokenOutputs, evaluate, with_lower_hidden
 from trainers.trainable_policy import TrainablePolicy, load_trainable_policy
 
 ARCHITECTURES: list[Architecture] = ["llama", "qwen2", "qwen3"]
@@ -50,18 +51,33 @@ def a_policy(
     return policy
 
 
-def outputs_and_gradients(policy: TrainablePolicy) -> tuple[TokenOutputs, dict[str, Tensor]]:
+def beginning_alike() -> Rollout:
+    """Two responses to one prompt that part after a token, a third that one of them begins with, the prompt's
+    own beginning as another prompt, and the first row once more."""
+    prompts = ((5, 6, 7), (5, 6, 7), (5, 6, 7), (5, 6), (5, 6, 7))
+    responses = [[20, 21, 22], [20, 30], [20], [7, 40], [20, 21, 22]]
+    ids, mask = pad(responses, 0, "right")
+    return Rollout(prompts, ids, mask, torch.ones(5, dtype=torch.bool), torch.zeros(ids.shape))
+
+
+def outputs_and_gradients(
+    policy: TrainablePolicy, rollout: Rollout
+) -> tuple[TokenOutputs, dict[str, Tensor]]:
     policy.zero_grad()
-    rollout = with_lower_hidden(policy, a_rollout(), 8)
-    found = evaluate(policy, rollout, 0.7, features_after=1)
-    torch.autograd.backward((found.logprobs * torch.arange(8)).sum())
+    found = evaluate(policy, with_lower_hidden(policy, rollout, 8), 0.7, features_after=1)
+    torch.autograd.backward((found.logprobs * torch.arange(len(found.logprobs))).sum())
     return found, {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "rollout"),
+    [*((name, a_rollout()) for name in ARCHITECTURES), ("llama", beginning_alike())],
+    ids=[*ARCHITECTURES, "beginning alike"],
+)
 @pytest.mark.parametrize(("tuning", "trained_layers"), [("lora", 0), ("lora", 1), ("full", 0)])
 def test_outputs_and_gradients_are_the_librarys(
     architecture: Architecture,
+    rollout: Rollout,
     tuning: Literal["full", "lora"],
     trained_layers: int,
     kind: str,
@@ -70,9 +86,9 @@ def test_outputs_and_gradients_are_the_librarys(
     policy = a_policy(architecture, tuning, trained_layers)
     if kind == "own weights in parts":
         policy.checkpoint_layers()
-    ours, our_gradients = outputs_and_gradients(policy)
+    ours, our_gradients = outputs_and_gradients(policy, rollout)
     monkeypatch.setattr(rollout_module, "is_llama", lambda _: False)
-    theirs, their_gradients = outputs_and_gradients(policy)
+    theirs, their_gradients = outputs_and_gradients(policy, rollout)
     torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.features, theirs.features, rtol=1e-4, atol=1e-5)
     assert our_gradients.keys() == their_gradients.keys()
@@ -93,16 +109,37 @@ def test_reference_is_computed_without_adapters(monkeypatch: pytest.MonkeyPatch)
     assert float((ours - adapted).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.usefixtures("kind")
-@torch.no_grad()
-def test_scores_are_the_librarys(side: Literal["left", "right"], monkeypatch: pytest.MonkeyPatch) -> None:
-    reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir("qwen3")), tuning="full"))
-    nn.init.normal_(cast(Any, reward.classifier).score.weight, generator=torch.Generator().manual_seed(0))
-    ids, mask = pad([[5, 6, 7], [8], [9, 10, 11, 12, 13]], 0, side)
-    ours = reward.score(ids, mask)
+@pytest.mark.parametrize(
+    ("tuning", "precision"),
+    [("full", torch.float32), ("lora", torch.float32), ("lora", torch.bfloat16)],
+)
+def test_gradients_of_scores_are_the_librarys(
+    tuning: Literal["full", "lora"], precision: torch.dtype, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.reward_model.device_and_dtype", lambda: (torch.device("cpu"), precision))
+    config = RewardConfig(base_model=str(tiny_model_dir("qwen3")), tuning=tuning)
+    reward, generator = new_reward_model(config)[0], torch.Generator().manual_seed(0)
+    reward.keeps_inputs_only = kind == "own weights in parts"
+    with torch.no_grad():
+        for parameter in reward.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+    def scores_and_gradients() -> tuple[Tensor, dict[str, Tensor]]:
+        reward.zero_grad()
+        scores = reward.head_scores([[5, 6, 7, 8], [8], [5, 6, 7, 12, 13], [5, 6]]).squeeze(1)
+        torch.autograd.backward((scores * torch.tensor([1.0, -1.0, 2.0, -2.0])).sum())
+        return scores.detach(), {
+            n: p.grad.clone() for n, p in reward.named_parameters() if p.grad is not None
+        }
+
+    ours, our_gradients = scores_and_gradients()
     monkeypatch.setattr(models_module, "is_llama", lambda _: False)
-    torch.testing.assert_close(ours, reward.score(ids, mask), rtol=1e-4, atol=1e-5)
+    theirs, their_gradients = scores_and_gradients()
+    off = 1e-4 if precision == torch.float32 else 0.1
+    assert float((ours - theirs).abs().max()) < off * float(theirs.abs().max())
+    assert our_gradients.keys() == their_gradients.keys()
+    for name, gradient in their_gradients.items():
+        assert float((our_gradients[name] - gradient).norm()) <= off * float(gradient.norm()), name
 
 
 @torch.no_grad()
@@ -134,6 +171,18 @@ def test_no_product_is_spent_on_padding(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(rollout_module, "wanted_states", counted)
     evaluate(a_policy("llama"), a_rollout(), 1.0)
     assert sizes == [3 + 4 + 9 + 1 + 2 + 3 - 3]  # prompts and responses, less the last token of each
+
+
+def test_what_sequences_begin_with_stands_once() -> None:
+    packed = pack([[5, 6, 7, 8], [9], [5, 6], [5, 6, 8], [5, 6, 7, 8]])
+    tokens = packed.tokens.tolist()
+    assert sorted(packed.ids.tolist()) == [5, 6, 7, 8, 8, 9]
+    assert tokens[0] == tokens[4]
+    assert tokens[2][:2] == tokens[3][:2] == tokens[0][:2]
+    assert tokens[3][2] != tokens[0][3]  # the same token after another one
+    real = [0, 1, 2, 3, 4, 8, 9, 12, 13, 14, 16, 17, 18, 19]
+    assert sorted([*packed.places.tolist(), *packed.repeats.tolist()]) == real
+    assert packed.tokens.flatten()[packed.places].tolist() == list(range(6))
 
 
 def test_layers_of_large_models_keep_neither_norms_nor_gated_states(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,8 @@ from trainers.ranking_batch import (
     centring_loss,
     count_correct,
     judgements_of,
-    ranking_batch,
     ranking_loss,
-    split_by_length,
+    rows_of,
 )
 
 LONG, SHORT, MIDDLE = (5, 6, 7, 8, 9, 3), (5, 3), (5, 6, 7, 3)
@@ -24,16 +23,9 @@ RANKED = [
 ]
 
 
-def test_every_answer_is_forwarded_once() -> None:
-    batch = ranking_batch(RANKED, 1, 32)
-    rows = [tuple(ids[mask].tolist()) for part in batch.passes for ids, mask in zip(*part, strict=True)]
-    assert sorted(rows) == sorted(row for answers in RANKED for row in answers.rows)
-
-
-def test_judgements_point_at_their_answers_after_sorting_by_length() -> None:
-    batch = ranking_batch(RANKED, 1, 2)
-    rows = [tuple(ids[mask].tolist()) for part in batch.passes for ids, mask in zip(*part, strict=True)]
-    found = batch.judgements
+def test_judgements_point_at_their_answers() -> None:
+    rows, found = rows_of(RANKED), judgements_of(RANKED)
+    assert sorted(rows) == sorted([LONG, SHORT, MIDDLE, (9, 3), (9, 9, 9, 3)])
     pairs = [
         (rows[i], rows[j], w)
         for i, j, w in zip(found.chosen, found.rejected, found.pair_weights.squeeze(1).tolist(), strict=True)
@@ -49,12 +41,6 @@ def test_judgements_point_at_their_answers_after_sorting_by_length() -> None:
         ({LONG: 0, SHORT: 1}, pytest.approx(0.4)),
         ({(9, 3): 1, (9, 9, 9, 3): 0}, 1.0),
     ]
-
-
-def test_a_pass_holds_rows_of_similar_length_and_not_too_many() -> None:
-    rows = [[0] * length for length in (10, 10, 12, 13, 14, 30, 31)]
-    parts = split_by_length(rows, 3)
-    assert [[len(row) for row in part] for part in parts] == [[10, 10, 12], [13, 14], [30, 31]]
 
 
 def test_loss_over_pairs_is_weighted() -> None:
