@@ -184,8 +184,8 @@ class PPOConfig(StageConfig):
     """Responses sampled before the first update, from which the value model alone learns."""
     lora_rank: int = 8
     """Rank of the adapter where LoRA is used."""
-    trained_layers: int = 0
-    """Adapters on this many of the top layers only, what is below is computed once an update; 0 is all."""
+    trained_layers: int | None = None
+    """How many of the top layers get adapters, what is below is computed once an update; `None`: half."""
     clip_range: float = 0.2
     """PPO's clip of the probability ratio; 0.15 where the style is unstable."""
     entropy_coef: float = 0.0
@@ -258,7 +258,9 @@ class PPOConfig(StageConfig):
             self.base_bits == 16 or (self.tuning != "full" and not self.shard_base),
             "base_bits", self.base_bits, "16 with `tuning` `full` or with `shard_base`",
         )  # fmt: skip
-        for name in ("kl_coef", "trained_layers", "value_warm_up"):
+        layers = self.trained_layers
+        _require(layers is None or layers >= 1, "trained_layers", layers, "at least 1, or nothing")
+        for name in ("kl_coef", "value_warm_up"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         penalty = self.disagreement_penalty
         _require(penalty >= 0, "disagreement_penalty", penalty, "0 or more")

@@ -21,12 +21,43 @@ from trainers.llama_layers import Shape, is_llama, turns_of_positions
 from trainers.models import PolicyModel, pad
 from trainers.packed_trunk import pack, wanted_states
 
+
+class LowerStates:
+    """What the layers below the trained ones compute for the tokens that a decoder reads."""
+
+    def __init__(self, prompts: list[Tensor]) -> None:
+        """
+        Args:
+            prompts: the states of each prompt's tokens. (T, H) each
+        """
+        self.prompts = prompts
+        self.rows = torch.arange(len(prompts), device=prompts[0].device)
+        self.steps: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, states: Tensor) -> None:
+        """Of one more token of each row that is still there. (B, H)"""
+        self.steps.append((self.rows, states))
+
+    def keep(self, rows: Tensor) -> None:
+        self.rows = self.rows[rows]
+
+    def of_each_row(self) -> list[Tensor]:
+        """Of the prompt and of all steps; where a row was gone, zeros. Each (T, H)"""
+        read = self.prompts[0].new_zeros(len(self.prompts), len(self.steps), self.prompts[0].shape[1])
+        for step, (rows, states) in enumerate(self.steps):
+            read[rows, step] = states
+        return [torch.cat(both) for both in zip(self.prompts, read, strict=True)]
+
+
 COLUMNS = 16
 """The cache's columns come in multiples of this, as a GPU's attention kernels like them."""
 
 
 class Decoder(Protocol):
     """A model between two tokens."""
+
+    lower: LowerStates | None
+    """Kept where the model is split and they are exactly what training computes."""
 
     def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
         """Read the prompts; the hidden state from which the first token is drawn. -> (B, H)"""
@@ -50,6 +81,7 @@ class GenericDecoder:
 
     def __init__(self, model: PolicyModel) -> None:
         self.model = model
+        self.lower: LowerStates | None = None
 
     def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
         ids, mask = pad(prompts, 0, "left")
@@ -94,6 +126,9 @@ class LlamaDecoder:
         self.trunk = trunk
         self.embedding: Tensor = trunk.embed_tokens.weight
         self.norm: Tensor = trunk.norm.weight
+        self.lower: LowerStates | None = None
+        # in bf16 decoding and training round differently
+        self.split = model.split.layer if model.split and model.dtype == torch.float32 else None
 
     @torch.no_grad()
     def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
@@ -108,8 +143,11 @@ class LlamaDecoder:
         padding = torch.arange(width) >= lengths[:, None]
         self.bias[:, 0, 0, :width].masked_fill_(padding.to(self.device), self.lowest)
 
-        def remember(number: int, keys: Tensor, values: Tensor) -> None:
+        def remember(number: int, x: Tensor, keys: Tensor, values: Tensor) -> None:
             self.cache[number, 0, :, :, :width], self.cache[number, 1, :, :, :width] = keys, values
+            if number == self.split:
+                places = zip(packed.tokens.to(self.device), lengths, strict=True)
+                self.lower = LowerStates([x[tokens[:length]] for tokens, length in places])
 
         states = functional.embedding(packed.ids.to(self.device), self.embedding)
         last = torch.arange(width) == lengths[:, None] - 1
@@ -128,11 +166,15 @@ class LlamaDecoder:
         kept[..., : self.column, :] = self.cache[:, :, rows, :, : self.column]
         self.cache = kept
         self.bias, self.lengths = self.bias[rows], self.lengths[rows]
+        if self.lower is not None:
+            self.lower.keep(rows)
 
     def _read(self, tokens: Tensor, bias: Tensor) -> Tensor:
         """One more token of each row. (B,), (B, 1, 1, columns to attend to) -> (B, H)"""
         x, turns = functional.embedding(tokens, self.embedding), self.turns[self.lengths]
-        for layer, cache in zip(self.layers, self.cache, strict=True):
+        for number, (layer, cache) in enumerate(zip(self.layers, self.cache, strict=True)):
+            if number == self.split and self.lower is not None:
+                self.lower.add(x)
             q, key, value = layer.queries_keys_values(x, turns)  # (B, heads, D)
             keys, values = self._remember(cache, key, value)
             # the heads that share a key stand in for query positions: no copy of the cache

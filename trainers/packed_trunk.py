@@ -68,7 +68,7 @@ def wanted_states(
     first_layer: int = 0,
     features_after: int | None = None,
     checkpointing: bool = False,
-    remember: Callable[[int, Tensor, Tensor], None] | None = None,
+    remember: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Hidden states after the last layer.
 
@@ -80,7 +80,8 @@ def wanted_states(
         first_layer: how many are below them.
         features_after: give the wanted states after this many layers too.
         checkpointing: keep the layers' inputs only, and compute the rest again in the backward pass.
-        remember: takes each layer's number, from 0, keys and values, (B, kv heads, T, D) each.
+        remember: takes each layer's number, from 0, its input, (U, H), and its keys and values,
+            (B, kv heads, T, D) each.
     Returns:
         Those states, and those after `features_after` layers, in the order of the places. (W, H) each
     """
@@ -101,7 +102,7 @@ def wanted_states(
             for part in layer.queries_keys_values(x, turns)
         )  # each (B, heads, T, D)
         if remember is not None:
-            remember(number, keys, values)
+            remember(number, x, keys, values)
         attended = _attend(q, keys, values).transpose(1, 2).reshape(rows * width, -1)
         if layer is layers[-1]:
             return layer.rest(x[kept], _Taken.apply(attended, places))  # type: ignore[no-untyped-call]

@@ -5,7 +5,8 @@
     response_mask   (B, R) bool, True on real response tokens, EOS included
     finished        (B,)   bool, True where the response ended by itself
     logprobs        (B, R) fp32, of the policy that sampled, at the sampling temperature; 0 where masked
-    lower_hidden    B tensors (T, H), what the layers below the trained ones computed; `None` where all train
+    lower_hidden    B tensors (T - 1, H), what the layers below the trained ones compute for all tokens but
+                    the last, which nothing follows; `None` where all train or nobody kept it
 
 Made by `trainers.sampling`; `evaluate` computes the same quantities again under changed weights for
 `trainers.ppo`. Knows nothing of rewards or of text.
@@ -27,6 +28,7 @@ from trainers.errors import ShapeError
 from trainers.llama_layers import is_llama
 from trainers.models import PolicyModel, pad
 from trainers.packed_trunk import pack, wanted_states
+from trainers.split_trunk import SplitTrunk
 from trainers.token_logprobs import token_logprobs
 
 
@@ -143,7 +145,7 @@ def _states_before_responses(
     columns = torch.arange(int(lengths.max()))
     real = columns < lengths[:, None]  # (B, T)
     wanted = real & (columns >= first[:, None])
-    lower = [states[:-1] for states in rollout.lower_hidden or ()] if model.split is not None else []
+    lower = list(rollout.lower_hidden or ()) if model.split is not None else []
     if is_llama(model.trunk):
         return _packed_states(model, reads, lower, wanted, features_after)
     with _kept(model, lower, features_after) as kept, model.keeping_inputs_only():
@@ -212,18 +214,28 @@ def _sequences(rollout: Rollout) -> list[list[int]]:
 @torch.no_grad()
 def with_lower_hidden(model: PolicyModel, rollout: Rollout, batch_size: int) -> Rollout:
     """The rollout with what the layers below the trained ones compute for it, where the model is split."""
-    if model.split is None:
+    if model.split is None or rollout.lower_hidden is not None:
         return rollout
-    sequences = _sequences(rollout)
+    reads = [row[:-1] for row in _sequences(rollout)]
     lower: list[Tensor] = [torch.empty(0)] * len(rollout)
     order = rollout.shortest_first(range(len(rollout)))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        ids, real = pad([sequences[row] for row in rows], 0, "right")
-        hidden = model.split.lower(ids.to(model.device))
-        for row, states, length in zip(rows, hidden, real.sum(dim=1).tolist(), strict=True):
-            lower[row] = states[:length].clone()
+        states = _lower_states(model, model.split, [reads[row] for row in rows])
+        for row, own in zip(rows, torch.split(states, [len(reads[row]) for row in rows]), strict=True):
+            lower[row] = own.clone()
     return dataclasses.replace(rollout, lower_hidden=tuple(lower))
+
+
+def _lower_states(model: PolicyModel, split: SplitTrunk, reads: list[list[int]]) -> Tensor:
+    """Of each token, row after row. (N, H)"""
+    ids, real = pad(reads, 0, "right")
+    if not is_llama(model.trunk):
+        return split.lower(ids.to(model.device))[real.to(model.device)]
+    packed, layers = pack(reads), model.layers(0)[: split.layer]
+    states = cast(nn.Module, model.trunk.embed_tokens)(packed.ids.to(model.device))
+    _, found = wanted_states(model.trunk, layers, states, packed, real, features_after=split.layer)
+    return cast(Tensor, found)
 
 
 def scatter(flat: Tensor, mask: Tensor) -> Tensor:

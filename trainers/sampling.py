@@ -71,6 +71,8 @@ def sample(
         _sample_batch(
             model, decoder, prompts, index, temperatures[index], chances[index], ends, put, together
         )  # fmt: skip
+        if decoder.lower is not None and batch:
+            result.put_lower(batch, decoder.lower.of_each_row())
         done += len(batch)
         if progress is not None:
             progress(done)
@@ -89,10 +91,14 @@ class _Result:
     def __init__(self, count: int, width: int, device: torch.device) -> None:
         self.ids = torch.zeros((count, width), dtype=torch.long, device=device)
         self.logprobs = torch.zeros((count, width), device=device)
+        self.lower: dict[int, Tensor] = {}
 
     def put(self, rows: Tensor, step: int, tokens: Tensor, logprobs: Tensor) -> None:
         self.ids[rows, step] = tokens
         self.logprobs[rows, step] = logprobs
+
+    def put_lower(self, rows: Sequence[int], states: Sequence[Tensor]) -> None:
+        self.lower.update(zip(rows, states, strict=True))
 
     def rollout(
         self, prompt_ids: Sequence[Sequence[int]], pad_id: int, ends: Tensor, group: Group
@@ -101,12 +107,17 @@ class _Result:
         ids, logprobs = group.sum(self.ids.cpu()), group.sum(self.logprobs.cpu())
         mask, finished = response_mask(ids, ends.tolist())
         width = int(mask.any(dim=0).sum())
+        reads = [
+            len(row) + length - 1 for row, length in zip(prompt_ids, mask.sum(dim=1).tolist(), strict=True)
+        ]
+        lower = tuple(self.lower[row][:read] for row, read in enumerate(reads) if row in self.lower)
         return Rollout(
             prompt_ids=tuple(tuple(row) for row in prompt_ids),
             response_ids=torch.where(mask, ids, pad_id)[:, :width].clone(),
             response_mask=mask[:, :width].clone(),
             finished=finished,
             logprobs=torch.where(mask, logprobs, 0.0)[:, :width].clone(),
+            lower_hidden=lower if 0 < len(lower) == len(reads) else None,  # another process's are not here
         )
 
 

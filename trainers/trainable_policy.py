@@ -166,7 +166,7 @@ def _language_model(
         model.load_adapter(start, REFERENCE, is_trainable=False)
     elif tuning == "lora":
         layers = range(cast(PreTrainedModel, model).config.num_hidden_layers)
-        trained = layers[-config.trained_layers :]
+        trained = layers[-(config.trained_layers or -(-len(layers) // 2)) :]
         model = new_adapter(model, config.lora_rank, "CAUSAL_LM", seed=config.seed, layers=trained)
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()

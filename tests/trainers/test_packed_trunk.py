@@ -36,7 +36,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def a_policy(
-    architecture: Architecture, tuning: Literal["full", "lora"] = "lora", trained_layers: int = 0
+    architecture: Architecture, tuning: Literal["full", "lora"] = "lora", trained_layers: int | None = 2
 ) -> TrainablePolicy:
     """With adapters, biases and norms away from where they start."""
     config = PPOConfig(
@@ -74,12 +74,12 @@ def outputs_and_gradients(
     [*((name, a_rollout()) for name in ARCHITECTURES), ("llama", beginning_alike())],
     ids=[*ARCHITECTURES, "beginning alike"],
 )
-@pytest.mark.parametrize(("tuning", "trained_layers"), [("lora", 0), ("lora", 1), ("full", 0)])
+@pytest.mark.parametrize(("tuning", "trained_layers"), [("lora", 2), ("lora", 1), ("full", None)])
 def test_outputs_and_gradients_are_the_librarys(
     architecture: Architecture,
     rollout: Rollout,
     tuning: Literal["full", "lora"],
-    trained_layers: int,
+    trained_layers: int | None,
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

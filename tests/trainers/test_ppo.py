@@ -191,9 +191,9 @@ def test_layers_are_made_once_for_the_micro_batches_of_a_step_and_anew_for_the_n
 
 
 @pytest.mark.parametrize("layers", ["ours", "the library's"])
-@pytest.mark.parametrize(("tuning", "trained_layers"), [("full", 0), ("lora", 0), ("lora", 1)])
+@pytest.mark.parametrize(("tuning", "trained_layers"), [("full", None), ("lora", 2), ("lora", 1)])
 def test_layers_computed_again_give_the_same_gradient_from_less_memory(
-    tuning: str, trained_layers: int, layers: str, a_trainer: Make, monkeypatch: pytest.MonkeyPatch
+    tuning: str, trained_layers: int | None, layers: str, a_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainers.fused_layers.COPY_PARAMETERS", 0)  # as large models are
     if layers == "the library's":
@@ -219,7 +219,7 @@ def test_layers_computed_again_give_the_same_gradient_from_less_memory(
     trainer.policy.checkpoint_layers()
     again, least = measured()
     assert all(torch.equal(again[name], whole[name]) for name in whole)
-    assert least < 0.7 * most
+    assert least < 0.75 * most  # of what is kept, logprobs and their gradients are a good part
     # neither dropout nor decoding without a cache is left on
     assert not any(module.training for module in trainer.policy.modules())
 

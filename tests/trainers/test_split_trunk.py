@@ -81,7 +81,7 @@ def test_policy_that_goes_on_from_a_split_one_is_split_at_the_same_layer(
     saved = tmp_path / "saved"
     saved.mkdir()
     save_policy(trainer.policy, trainer.tokenizer, saved, merge=False)
-    config = dataclasses.replace(trainer.config, start_policy=str(saved), trained_layers=0)
+    config = dataclasses.replace(trainer.config, start_policy=str(saved), trained_layers=None)
     second = start(config, RunDir(tmp_path / "second"), vowel_share)[0]
     with second.metrics:
         experience = an_experience(second)

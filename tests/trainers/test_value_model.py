@@ -88,7 +88,7 @@ def test_it_reads_three_quarters_up_or_where_the_trained_layers_begin(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tuning": "full"}, {"tuning": "lora"}, {"tuning": "lora", "trained_layers": 1}]
+    "changes", [{"tuning": "full"}, {"tuning": "lora", "trained_layers": 2}, {"tuning": "lora"}]
 )
 def test_what_it_reads_does_not_change_when_the_policy_learns(
     changes: dict[str, object], tmp_path: Path
