@@ -223,8 +223,13 @@ def test_necessary_operations_of_a_model_counted_by_hand() -> None:
     # back: without query, key and value 2·(4+18)·2 = 88, attention 80, logits 40
     # adapters: 2·((4+4)·3 + (4+4)·2 + (5+5+5)·2) = 140, in an epoch three times
     # reward of 5 tokens, of which 1 is looked at: 2·(4+4)·5 + 2·(4+4+18)·1 + 4·2·(15-10) = 172
-    counted = necessary_flops(config, 2, {"response_tokens": 2, "lora_rank": 1, "epochs": 3})
-    assert counted == 2 * (152 + 40 + 40) + 172 + 3 * (152 + 40 + 40 + 88 + 80 + 40 + 3 * 140)
+    options = {"response_tokens": 2, "lora_rank": 1, "epochs": 3, "trained_layers": 1}
+    upper = 152 + 40 + 40 + 3 * (152 + 40 + 40 + 88 + 80 + 40 + 3 * 140)
+    assert necessary_flops(config, 2, options) == 152 + 40 + 40 + 172 + upper
+    # a layer below it, without adapters: only in sampling and the reward, for all tokens
+    config.num_hidden_layers = 2
+    below = [2 * (4 * 4 + 3 * 6) * tokens + 4 * 2 * tokens * (tokens + 1) // 2 for tokens in (3, 5)]
+    assert necessary_flops(config, 2, options) == 152 + 40 + 40 + 172 + upper + sum(below)
 
 
 # What the programs are made of

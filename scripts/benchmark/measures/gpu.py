@@ -58,8 +58,8 @@ def _jobs(scale: Scale) -> list[Job]:
         inputs = {"dtype": "bfloat16" if scale == "full" else "float32", "reward_tuning": "lora",
                   "prompts": prompts, "prompt_tokens": (tokens, tokens)}  # fmt: skip
         options = update_options(
-            Input(f"random-{case}", "random_model", {**shape, **inputs}), prompts, tuning="lora",
-            rows_at_once=prompts, response_tokens=tokens, minibatches=1, updates=updates,
+            Input(f"random-{case}", "random_model", {**shape, **inputs}), prompts, shape["layers"],
+            tuning="lora", rows_at_once=prompts, response_tokens=tokens, minibatches=1, updates=updates,
         )  # fmt: skip
         ours, peers = ({"micro_batch": rows} for rows in (MICRO_BATCHES[case] if scale == "full" else (4, 4)))
         jobs += [

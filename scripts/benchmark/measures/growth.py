@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from scripts.benchmark.measure import OURS, Job, Measure, Scale
-from scripts.benchmark.measures.ppo_update import random_model, update_options
+from scripts.benchmark.measures.ppo_update import random_model, update_options, upper_half
 from scripts.benchmark.results import Goal, Row, Run, Spread, figures
 
 FACTORS = (1, 4, 16)
@@ -35,8 +35,8 @@ def _job(axis: str, factor: int, scale: Scale) -> Job:
     # weights beside the embedding grow with the square of the width
     model = random_model(width * math.isqrt(at["model size"]), layers, 600, rollouts)
     options = update_options(
-        model, rollouts, response_tokens=tokens * at["response length"], epochs=2, minibatches=rollouts // 8,
-        micro_batch=8, tuning="lora",
+        model, rollouts, upper_half(layers), response_tokens=tokens * at["response length"], epochs=2,
+        minibatches=rollouts // 8, micro_batch=8, tuning="lora",
     )  # fmt: skip
     return Job(case_of(axis, factor), OURS, "our_ppo", options)
 

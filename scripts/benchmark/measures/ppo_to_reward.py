@@ -38,7 +38,7 @@ def _jobs(scale: Scale) -> list[Job]:
         "epochs": 2,
         "checkpointing": False,
         "lora_rank": 8,
-        "trained_layers": 0,
+        "trained_layers": sizes["layers"],
         "temperature": 1.0,
         "kl_coef": 0.05,
         "missing_eos_penalty": 1.0,

@@ -18,9 +18,10 @@ from scripts.benchmark.results import (
 )
 
 LORA = (OURS, "TRL 1.12 + PEFT")
+ALL = (f"{OURS}, all layers", "TRL 1.12 + PEFT, all layers")
 FULL = (f"{OURS}, full", "TRL 1.12 full")
-UPPER = (f"{OURS}, upper layers", "TRL 1.12 + PEFT, upper layers")
-"""(our side, the peer's) with an adapter, with all weights trained, with an adapter on half of the layers."""
+"""(our side, the peer's) with an adapter on the upper half of the layers, which is our default, with one on
+all layers, with all weights trained."""
 PROMPT_TOKENS = (19, 37)
 """Shortest and longest of scripts/demo_prompts.csv as the embedded base model reads them."""
 WORK = ("response_tokens", "optimizer_steps")
@@ -46,7 +47,11 @@ def random_model(width: int, layers: int, vocabulary: int, prompts: int) -> Inpu
     return Input(f"random-{width}x{layers}-{vocabulary}", "random_model", shape)
 
 
-def update_options(model: Input, rollouts: int, **changes: Any) -> dict[str, Any]:
+def upper_half(layers: int) -> int:
+    return -(-layers // 2)
+
+
+def update_options(model: Input, rollouts: int, trained_layers: int, **changes: Any) -> dict[str, Any]:
     """What both sides' programs are told, but for `tuning` and the seed."""
     options = {
         "model": model,
@@ -60,7 +65,7 @@ def update_options(model: Input, rollouts: int, **changes: Any) -> dict[str, Any
         "updates": 2,
         "warm_up": 1,
         "lora_rank": 8,
-        "trained_layers": 0,
+        "trained_layers": trained_layers,
         "temperature": 1.0,
     }
     return options | changes
@@ -69,7 +74,7 @@ def update_options(model: Input, rollouts: int, **changes: Any) -> dict[str, Any
 def peer_and_ours(case: str, options: dict[str, Any], sides: tuple[str, str] = LORA) -> list[Job]:
     ours, peer = sides
     options = options | {"tuning": "full" if sides == FULL else "lora"}
-    program = "floor" if sides == LORA else "our_ppo"
+    program = "our_ppo" if sides == FULL else "floor"
     return [Job(case, peer, "trl_ppo", options, "trl-1.12"), Job(case, ours, program, options)]
 
 
@@ -83,8 +88,8 @@ def _jobs(scale: Scale, sides: tuple[str, str] = LORA) -> list[Job]:
     for case, (width, layers, vocabulary, rollouts) in shapes.items():
         # as many prompts as rollouts: both sides answer the same ones in every update
         model = random_model(width, layers, vocabulary, prompts=rollouts)
-        trained = {"trained_layers": layers // 2} if sides == UPPER else {}
-        jobs += peer_and_ours(case, update_options(model, rollouts, **sizes, **trained), sides)
+        trained = upper_half(layers) if sides == LORA else layers
+        jobs += peer_and_ours(case, update_options(model, rollouts, trained, **sizes), sides)
     return jobs
 
 
@@ -93,7 +98,7 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
     return [
         *_seconds(runs, LORA, "one PPO update, {}", TIME_GOAL),
         *_memory(runs, LORA, MEMORY_GOAL),
-        *by_case(runs, lambda case: _share_of_floor(runs, case)),
+        *_shares_of_floor(runs, LORA, Goal("at least", 60)),
     ]
 
 
@@ -102,10 +107,10 @@ def _full_rows(runs: Sequence[Run]) -> list[Row]:
     return [*_seconds(runs, FULL, "one PPO update, {}, all weights", None), *_memory(runs, FULL, None)]
 
 
-def _upper_rows(runs: Sequence[Run]) -> list[Row]:
+def _all_rows(runs: Sequence[Run]) -> list[Row]:
     _require_equal_work(runs)
-    what = "one PPO update, {}, adapters on the upper half of the layers"
-    return [*_seconds(runs, UPPER, what, TIME_GOAL), *_memory(runs, UPPER, MEMORY_GOAL)]
+    what = "one PPO update, {}, adapters on all layers"
+    return [*_seconds(runs, ALL, what, None), *_memory(runs, ALL, None), *_shares_of_floor(runs, ALL, None)]
 
 
 def _require_equal_work(runs: Sequence[Run]) -> None:
@@ -113,13 +118,19 @@ def _require_equal_work(runs: Sequence[Run]) -> None:
         require_equal_work(runs, case, WORK)
 
 
-def _share_of_floor(runs: Sequence[Run], case: str) -> Row:
-    share, floor = (
-        Spread.of(list(figures(runs, case, OURS, name).values()))
-        for name in ("share_percent", "floor_seconds")
-    )
-    note = f"floor {floor.middle:.2f} CPU s"
-    return Row(f"share of the floor, {case}", "%", share, goal=Goal("at least", 60), note=note)
+def _shares_of_floor(runs: Sequence[Run], sides: tuple[str, str], goal: Goal | None) -> list[Row]:
+    def share_of(case: str) -> Row:
+        share, floor = (
+            Spread.of(list(figures(runs, case, sides[0], name).values()))
+            for name in ("share_percent", "floor_seconds")
+        )
+        note = f"floor {floor.middle:.2f} CPU s"
+        return Row(f"share of the floor, {case}{_SUFFIXES[sides]}", "%", share, goal=goal, note=note)
+
+    return by_case(runs, share_of)
+
+
+_SUFFIXES = {LORA: "", ALL: ", all layers", FULL: ", all weights"}
 
 
 def _seconds(runs: Sequence[Run], sides: tuple[str, str], what: str, goal: Goal | None) -> list[Row]:
@@ -132,7 +143,6 @@ def _seconds(runs: Sequence[Run], sides: tuple[str, str], what: str, goal: Goal 
 
 
 def _memory(runs: Sequence[Run], sides: tuple[str, str], goal: Goal | None) -> list[Row]:
-    suffix = {LORA: "", FULL: ", all weights", UPPER: ", upper half"}[sides]
     return by_case(
         runs,
         lambda case: compare(
@@ -140,7 +150,7 @@ def _memory(runs: Sequence[Run], sides: tuple[str, str], goal: Goal | None) -> l
             case,
             sides,
             "memory_growth_mib",
-            what=f"growth of peak memory in it, {case}{suffix}",
+            what=f"growth of peak memory in it, {case}{_SUFFIXES[sides]}",
             unit="MiB",
             ratio="ours / peer",
             goal=goal,
@@ -152,7 +162,7 @@ def _vocabulary_jobs(scale: Scale) -> list[Job]:
     width, vocabulary, rollouts = (128, 32_000, 32) if scale == "full" else (64, 2_000, 8)
     sizes = {"epochs": 1} if scale == "full" else {"epochs": 1, "response_tokens": 8, "updates": 2}
     model = random_model(width, 2, vocabulary, prompts=rollouts)
-    return peer_and_ours(f"{vocabulary} tokens", update_options(model, rollouts, **sizes))
+    return peer_and_ours(f"{vocabulary} tokens", update_options(model, rollouts, upper_half(2), **sizes))
 
 
 def _vocabulary_rows(runs: Sequence[Run]) -> list[Row]:
@@ -167,11 +177,8 @@ PPO_UPDATE = Measure(
 PPO_FULL = Measure(
     "ppo-full", "the same with all weights trained", lambda scale: _jobs(scale, FULL), _full_rows
 )
-PPO_UPPER = Measure(
-    "ppo-upper",
-    "the same with adapters on the upper half of the layers",
-    lambda scale: _jobs(scale, UPPER),
-    _upper_rows,
+PPO_ALL_LAYERS = Measure(
+    "ppo-all-layers", "the same with adapters on all layers", lambda scale: _jobs(scale, ALL), _all_rows
 )
 PPO_VOCABULARY = Measure(
     "ppo-vocabulary", "the same with a vocabulary of 32,000 tokens", _vocabulary_jobs, _vocabulary_rows

@@ -47,23 +47,26 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
 def necessary_flops(config: PreTrainedConfig, prompt: int, options: dict[str, Any]) -> float:
     """Floating-point operations that one response cannot do without in an update with an adapter.
 
-    Its tokens pass once through the model while they are sampled, once through the reference, once through
-    the reward model, and in each epoch forward and back. Only the response's positions are looked at in the
-    end, of the reward model's only the last: of the others the last layer needs keys and values alone. The
-    base's weights are frozen: they pass gradients on but have none, and below the first adapters nothing is
-    passed on.
+    Its tokens pass once through the model while they are sampled, once through the reward model, once through
+    the reference, and in each epoch forward and back; what is below the first adapters is known from sampling.
+    Only the response's positions are looked at in the end, of the reward model's only the last: of the others
+    the last layer needs keys and values alone. The base's weights are frozen: they pass gradients on but have
+    none, and below the first adapters nothing is passed on.
     """
     response = options["response_tokens"]
     read = prompt + response - 1  # nothing follows the last token
-    policy = _Pass.of(config, read, looked_at=response, rank=options["lora_rank"])
-    reward = _Pass.of(config, read + 2, looked_at=1)  # it reads the last token and the end
+    layers, trained = config.num_hidden_layers, options["trained_layers"]
+    sampling = _Pass.of(config, layers, read, looked_at=response)
+    upper = _Pass.of(config, trained, read, looked_at=response, rank=options["lora_rank"])
+    reward = _Pass.of(config, layers, read + 2, looked_at=1)  # it reads the last token and the end
     logits = 2 * config.hidden_size * config.vocab_size * response
-    epoch = policy.forward + logits + policy.back + logits + 3 * policy.adapters
-    return float(2 * (policy.forward + logits) + reward.forward + options["epochs"] * epoch)
+    once = sampling.forward + logits + reward.forward + upper.forward + logits
+    epoch = upper.forward + logits + upper.back + logits + 3 * upper.adapters
+    return float(once + options["epochs"] * epoch)
 
 
 class _Pass(NamedTuple):
-    """Operations of one sequence in all layers."""
+    """Operations of one sequence in the upper layers."""
 
     forward: float
     back: float
@@ -72,11 +75,11 @@ class _Pass(NamedTuple):
     """Of the adapters, forward."""
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, read: int, looked_at: int, rank: int = 0) -> _Pass:
+    def of(cls, config: PreTrainedConfig, layers: int, read: int, looked_at: int, rank: int = 0) -> _Pass:
         shapes, heads = layer_shapes(config), config.num_attention_heads * head_size(config)
         forward = back = adapters = 0.0
-        for layer in range(config.num_hidden_layers):
-            unread = read - looked_at if layer == config.num_hidden_layers - 1 else 0
+        for layer in range(layers):
+            unread = read - looked_at if layer == layers - 1 else 0
             tokens = [read if place in KEY_AND_VALUE else read - unread for place in range(len(shapes))]
             products = [2 * a * b * count for (a, b), count in zip(shapes, tokens, strict=True)]
             attention = 4 * heads * (read * (read + 1) - unread * (unread + 1)) / 2  # causal

@@ -28,7 +28,7 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     Args:
         options: `model`, `tuning`, `rollouts`, `rows_at_once` (in one forward pass of the rollout),
             `response_tokens`, `epochs`, `minibatches`, `micro_batch`, `checkpointing`, `updates`, `warm_up`,
-            `lora_rank`, `trained_layers` (from the top; 0 is all), `temperature`, `seed`.
+            `lora_rank`, `trained_layers` (from the top), `temperature`, `seed`.
     """
     device = Device()
     model = Path(options["model"])

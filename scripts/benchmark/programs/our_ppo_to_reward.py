@@ -23,7 +23,8 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
 
     Args:
         options: `model` (of `trained_model`), `gain`, `most_updates`, `rollouts`, `minibatches`, `epochs`,
-            `response_tokens`, `lora_rank`, `temperature`, `kl_coef`, `missing_eos_penalty`, `seed`.
+            `response_tokens`, `lora_rank`, `trained_layers` (from the top), `temperature`, `kl_coef`,
+            `missing_eos_penalty`, `seed`.
     """
     Device()
     model = Path(options["model"])
@@ -58,6 +59,7 @@ def _config(options: dict[str, Any], model: Path) -> PPOConfig:
         minibatch_size=options["rollouts"] // options["minibatches"],
         micro_batch_size=options["rollouts"] // options["minibatches"],
         epochs=options["epochs"],
+        trained_layers=options["trained_layers"],
         max_response_tokens=options["response_tokens"],
         lora_rank=options["lora_rank"],
         temperature=options["temperature"],
