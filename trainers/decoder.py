@@ -21,6 +21,32 @@ from trainers.llama_layers import Shape, is_llama, turns_of_positions
 from trainers.models import PolicyModel, pad
 from trainers.packed_trunk import pack, wanted_states
 
+COLUMNS = 16
+"""The cache's columns come in multiples of this, as a GPU's attention kernels like them."""
+
+
+class Decoder(Protocol):
+    """A model between two tokens."""
+
+    lower: LowerStates | None
+    """Kept where the model is split and they are exactly what training computes."""
+
+    def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
+        """Read the prompts; the hidden state from which the first token is drawn. -> (B, H)"""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token of each row. (B,) -> (B, H)"""
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows."""
+
+
+def decoder_for(model: PolicyModel) -> Decoder:
+    """The fastest decoder that this model can use."""
+    if not is_llama(model.trunk):
+        return GenericDecoder(model)
+    return GraphDecoder(model) if model.device.type == "cuda" else LlamaDecoder(model)
+
 
 class LowerStates:
     """What the layers below the trained ones compute for the tokens that a decoder reads."""
@@ -47,33 +73,6 @@ class LowerStates:
         for step, (rows, states) in enumerate(self.steps):
             read[rows, step] = states
         return [torch.cat(both) for both in zip(self.prompts, read, strict=True)]
-
-
-COLUMNS = 16
-"""The cache's columns come in multiples of this, as a GPU's attention kernels like them."""
-
-
-class Decoder(Protocol):
-    """A model between two tokens."""
-
-    lower: LowerStates | None
-    """Kept where the model is split and they are exactly what training computes."""
-
-    def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
-        """Read the prompts; the hidden state from which the first token is drawn. -> (B, H)"""
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token of each row. (B,) -> (B, H)"""
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all other rows."""
-
-
-def decoder_for(model: PolicyModel) -> Decoder:
-    """The fastest decoder that this model can use."""
-    if not is_llama(model.trunk):
-        return GenericDecoder(model)
-    return GraphDecoder(model) if model.device.type == "cuda" else LlamaDecoder(model)
 
 
 class GenericDecoder:

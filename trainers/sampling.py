@@ -98,6 +98,7 @@ class _Result:
         self.logprobs[rows, step] = logprobs
 
     def put_lower(self, rows: Sequence[int], states: Sequence[Tensor]) -> None:
+        """What the layers below the trained ones computed for each row's tokens. (T, H) each"""
         self.lower.update(zip(rows, states, strict=True))
 
     def rollout(
@@ -107,9 +108,8 @@ class _Result:
         ids, logprobs = group.sum(self.ids.cpu()), group.sum(self.logprobs.cpu())
         mask, finished = response_mask(ids, ends.tolist())
         width = int(mask.any(dim=0).sum())
-        reads = [
-            len(row) + length - 1 for row, length in zip(prompt_ids, mask.sum(dim=1).tolist(), strict=True)
-        ]
+        pairs = zip(prompt_ids, mask.sum(dim=1).tolist(), strict=True)
+        reads = [len(prompt) + length - 1 for prompt, length in pairs]  # nothing follows the last token
         lower = tuple(self.lower[row][:read] for row, read in enumerate(reads) if row in self.lower)
         return Rollout(
             prompt_ids=tuple(tuple(row) for row in prompt_ids),

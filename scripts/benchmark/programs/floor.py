@@ -48,7 +48,7 @@ def necessary_flops(config: PreTrainedConfig, prompt: int, options: dict[str, An
     """Floating-point operations that one response cannot do without in an update with an adapter.
 
     Its tokens pass once through the model while they are sampled, once through the reward model, once through
-    the reference, and in each epoch forward and back; what is below the first adapters is known from sampling.
+    the reference, and in each epoch forward and back; what is below the adapters is known from sampling.
     Only the response's positions are looked at in the end, of the reward model's only the last: of the others
     the last layer needs keys and values alone. The base's weights are frozen: they pass gradients on but have
     none, and below the first adapters nothing is passed on.
