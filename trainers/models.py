@@ -147,7 +147,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.tokenizer = tokenizer
-        self.keeps_inputs_only = False
+        self.gradient_checkpointing = False
         self.head_zeros: Tensor
         self.register_buffer("head_zeros", torch.zeros(self.heads))
 
@@ -183,7 +183,7 @@ class RewardModel(nn.Module):
                 states,
                 packed,
                 wanted,
-                checkpointing=self.keeps_inputs_only,
+                checkpointing=self.gradient_checkpointing,
             )[0]
         ids, mask = pad(rows, 0, "right")
         hidden = _hidden(self.trunk, ids.to(device), mask.to(device))

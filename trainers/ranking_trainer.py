@@ -141,7 +141,7 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
         )
         self.model.config.num_labels = heads
         self.model.config.pad_token_id = _pad_id(reward)
-        reward.keeps_inputs_only = self.args.activation_checkpointing
+        reward.gradient_checkpointing = self.args.activation_checkpointing
         self.reward, self.verification, self.schedule = reward, verification, schedule
         self.run_dir, self.curve, self.watch = run_dir, metrics, watch
         self.best_weights: dict[str, Tensor] = {}

@@ -1,7 +1,9 @@
 """A language model's layers in two parts: the lower ones, which training leaves alone, and the trained ones.
 
 What the lower part computes for a token sequence stays the same while adapters on the upper part learn, so it
-is computed once an update: `trainers.ppo_run` keeps it with the rollout, `trainers.rollout` goes on from it.
+is computed once an update: `trainers.decoder` keeps it while sampling, or else `trainers.ppo_run` asks for it
+once more; `trainers.rollout` goes on from it. Where the layers are not our own (`trainers.llama_layers`), the
+library runs both parts.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_gradients_of_scores_are_the_librarys(
     monkeypatch.setattr("trainers.reward_model.device_and_dtype", lambda: (torch.device("cpu"), precision))
     config = RewardConfig(base_model=str(tiny_model_dir("qwen3")), tuning=tuning)
     reward, generator = new_reward_model(config)[0], torch.Generator().manual_seed(0)
-    reward.keeps_inputs_only = kind == "own weights in parts"
+    reward.gradient_checkpointing = kind == "own weights in parts"
     with torch.no_grad():
         for parameter in reward.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -63,7 +63,7 @@ def test_decoder_gives_the_hidden_states_of_the_forward_pass(
     if not fused:
         monkeypatch.setattr("trainers.fused_layers.COPY_PARAMETERS", 0)
     model = load_policy(str(tiny_model_dir(architecture)))
-    prompts, more = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]], torch.tensor([[20, 21], [30, 31], [40, 41]])
+    prompts, more = [[5, 6, 7, 8, 9], [5, 6], [12, 13, 14]], torch.tensor([[20, 21], [30, 31], [40, 41]])
     decoder: Decoder = decoder_class(model)
     got = [decoder.start(prompts, 4), decoder.step(more[:, 0])]
     kept = torch.tensor([0, 2])

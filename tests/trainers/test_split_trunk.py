@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tests.tiny_models import Architecture, tiny_model_dir
 from tests.trainers.test_ppo import PROMPTS, a_config, vowel_share
-from trainers.models import load_policy
+from trainers.models import PolicyModel, load_policy
 from trainers.ppo import Experience, backward, collect, learn
 from trainers.ppo_run import Trainer, start
 from trainers.ppo_state import TrainingState
+from trainers.rollout import with_lower_hidden
 from trainers.run_dir import RunDir
 from trainers.split_trunk import split_below
 from trainers.trainable_policy import save_policy
@@ -56,6 +57,20 @@ def test_gradient_is_that_of_the_whole_model(trainer: Trainer) -> None:
     assert any(float(tensor.abs().max()) > 1e-4 for tensor in whole.values())
     for name, tensor in whole.items():
         torch.testing.assert_close(split[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_states_kept_from_sampling_are_those_of_a_pass_over_the_sequences(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # many rows end early, and are dropped while others go on
+    monkeypatch.setattr(PolicyModel, "eos_ids", set(range(0, 500, 7)))
+    rollout, _ = trainer.respond(PROMPTS * 4, torch.Generator().manual_seed(0))
+    assert len(set(rollout.lengths.tolist())) > 3
+    assert rollout.lower_hidden is not None
+    again = with_lower_hidden(trainer.policy, dataclasses.replace(rollout, lower_hidden=None), 3).lower_hidden
+    assert again is not None
+    for kept, computed in zip(rollout.lower_hidden, again, strict=True):
+        torch.testing.assert_close(kept, computed, rtol=1e-4, atol=1e-5)
 
 
 def test_reference_is_the_untrained_model(trainer: Trainer) -> None:
