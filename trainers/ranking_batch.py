@@ -2,7 +2,7 @@
 
 One forward pass over each answer gives the scores; what they cost is Bradley-Terry over all pairs or
 Plackett-Luce over each annotator's ranking. Knows token ids and indices, nothing of prompts, texts or
-training; `trainers.reward` makes the answers, `trainers.ranking_trainer` learns from the batches.
+training; `trainers.reward` makes the answers, `trainers.ranking_trainer` learns from them.
 """
 
 from __future__ import annotations

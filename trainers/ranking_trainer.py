@@ -153,8 +153,9 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
     ) -> Any:
         """Mean loss of the batch, from one forward pass over each answer."""
         ranked, args = inputs["ranked"], self.args
-        in_full = args.bf16 and next(self.reward.parameters()).dtype == torch.float32
-        with torch.autocast(args.device.type, torch.bfloat16, enabled=in_full):
+        # where all weights are trained they are in fp32
+        is_full = args.bf16 and next(self.reward.parameters()).dtype == torch.float32
+        with torch.autocast(args.device.type, torch.bfloat16, enabled=is_full):
             scores = scores_with_gradient(self.reward, rows_of(ranked), self.schedule.rows_per_pass)
         judgements = judgements_of(ranked).to(args.device)
         loss = ranking_loss(scores, judgements, self.schedule.loss)
