@@ -167,8 +167,9 @@ class RewardModel(nn.Module):
     def head_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Each head's score of each row of token ids, in one forward pass. (B, heads)"""
         head = cast(nn.Module, unwrap(self.classifier).score)
-        states = self._last_states(rows).to(next(head.parameters()).dtype)
-        return cast(Tensor, head(states)).float() - self.head_zeros
+        states = self._last_states(rows)
+        precision = next((weights.dtype for weights in head.parameters()), states.dtype)
+        return cast(Tensor, head(states.to(precision))).float() - self.head_zeros
 
     def _last_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Each row's hidden state at its last token. (B, H)"""

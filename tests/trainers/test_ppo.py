@@ -219,7 +219,7 @@ def test_layers_computed_again_give_the_same_gradient_from_less_memory(
     trainer.policy.checkpoint_layers()
     again, least = measured()
     assert all(torch.equal(again[name], whole[name]) for name in whole)
-    assert least < 0.75 * most  # of what is kept, logprobs and their gradients are a good part
+    assert least < 0.9 * most  # weights, logprobs and their gradients are kept in any case
     # neither dropout nor decoding without a cache is left on
     assert not any(module.training for module in trainer.policy.modules())
 
