@@ -148,6 +148,11 @@ class RewardConfig(StageConfig):
         _require(self.lora_rank >= 1, "lora_rank", self.lora_rank, "at least 1")
 
 
+def upper_half(layers: int) -> int:
+    """How many of the top layers get adapters where nothing is said."""
+    return -(-layers // 2)
+
+
 @dataclass(frozen=True)
 class PPOConfig(StageConfig):
     """PPO from a starting policy towards a reward."""

@@ -129,7 +129,6 @@ class LlamaDecoder:
         # in bf16 decoding and training round differently
         self.split = model.split.layer if model.split and model.dtype == torch.float32 else None
 
-    @torch.no_grad()
     def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
         packed, lengths = pack(prompts), torch.tensor([len(prompt) for prompt in prompts])
         rows, width = packed.tokens.shape

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainers.adapters import add_trunk_of_classifier, holds_adapter, new_adapter
-from trainers.config import PPOConfig
+from trainers.config import PPOConfig, upper_half
 from trainers.errors import ModelError
 from trainers.models import (
     PolicyModel,
@@ -166,7 +166,7 @@ def _language_model(
         model.load_adapter(start, REFERENCE, is_trainable=False)
     elif tuning == "lora":
         layers = range(cast(PreTrainedModel, model).config.num_hidden_layers)
-        trained = layers[-(config.trained_layers or -(-len(layers) // 2)) :]
+        trained = layers[-(config.trained_layers or upper_half(len(layers))) :]
         model = new_adapter(model, config.lora_rank, "CAUSAL_LM", seed=config.seed, layers=trained)
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()

@@ -199,7 +199,10 @@ def test_layers_computed_again_give_the_same_gradient_from_less_memory(
     if layers == "the library's":
         monkeypatch.setattr(rollout, "is_llama", lambda _trunk: False)
     trainer = a_trainer(tuning=tuning, trained_layers=trained_layers)
-    experience = an_experience(trainer)
+    # they begin differently, as of what is shared there is little to be saved, and are longer than responses
+    texts = [f"{number} " + 3 * PROMPTS[number % len(PROMPTS)].text for number in range(8)]
+    different = [Prompt(f"p{number}", text) for number, text in enumerate(texts)]
+    experience = collect(trainer, TrainingState(kl_coef=0.1, update=1), different)
     with torch.no_grad():
         for tensor in trainer.policy.trainable_state().values():
             tensor += 0.05 * torch.randn(tensor.shape, generator=generator_for(0, 0, "noise"))
@@ -219,7 +222,7 @@ def test_layers_computed_again_give_the_same_gradient_from_less_memory(
     trainer.policy.checkpoint_layers()
     again, least = measured()
     assert all(torch.equal(again[name], whole[name]) for name in whole)
-    assert least < 0.9 * most  # weights, logprobs and their gradients are kept in any case
+    assert least < 0.7 * most
     # neither dropout nor decoding without a cache is left on
     assert not any(module.training for module in trainer.policy.modules())
 

@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 
 from scripts.benchmark.measure import OURS, Job, Measure, Scale
-from scripts.benchmark.measures.ppo_update import random_model, update_options, upper_half
+from scripts.benchmark.measures.ppo_update import random_model, update_options
 from scripts.benchmark.results import Goal, Row, Run, Spread, figures
+from trainers.config import upper_half
 
 FACTORS = (1, 4, 16)
 AXES = ("prompts", "response length", "model size")

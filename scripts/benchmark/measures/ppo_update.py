@@ -16,6 +16,7 @@ from scripts.benchmark.results import (
     figures,
     require_equal_work,
 )
+from trainers.config import upper_half
 
 LORA = (OURS, "TRL 1.12 + PEFT")
 ALL = (f"{OURS}, all layers", "TRL 1.12 + PEFT, all layers")
@@ -45,10 +46,6 @@ def random_model(width: int, layers: int, vocabulary: int, prompts: int) -> Inpu
         "prompt_tokens": PROMPT_TOKENS,
     }
     return Input(f"random-{width}x{layers}-{vocabulary}", "random_model", shape)
-
-
-def upper_half(layers: int) -> int:
-    return -(-layers // 2)
 
 
 def update_options(model: Input, rollouts: int, trained_layers: int, **changes: Any) -> dict[str, Any]:
