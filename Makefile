@@ -1,7 +1,7 @@
 # Everything a user starts. `make` alone lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down check test browser screenshots lock clean
+.PHONY: help setup demo up down check test test-gpu browser screenshots lock clean
 
 BIN := .venv/bin
 ARGS ?=
@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 export TORCH_INDEX PYTHONUNBUFFERED=1
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Options of a program go into ARGS, for example: make demo ARGS="--once --out report"'
 
 setup:  ## make both virtual environments (once, a few minutes; TORCH_INDEX=URL for another build of torch)
@@ -36,6 +36,9 @@ check: setup  ## format, lint, types, import contracts, compose and docs
 
 test: check  ## check, and all tests: a real Label Studio and a real browser included
 	$(BIN)/python -m pytest --ignore=tests/test_compose.py --ignore=tests/test_docs.py $(ARGS)
+
+test-gpu: setup  ## the tests that need an NVIDIA GPU (TORCH_INDEX as for setup)
+	TEST_ON_GPU=1 $(BIN)/python -m pytest tests/gpu $(ARGS)
 
 browser:  ## install the system packages that browser tests need: Chromium and a CJK font
 	@scripts/install_browser.sh

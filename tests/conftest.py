@@ -1,4 +1,4 @@
-"""One real Label Studio for all tests that need one (markers `integration` and `e2e`); no GPU for any."""
+"""One real Label Studio for all tests marked `integration` or `e2e`; a GPU for those of `gpu/` alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 
 from scripts.label_studio_server import VIRTUAL_ENVIRONMENT, LabelStudioServer, free_port
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected to the last digit is computed in fp32 on a CPU
+collect_ignore = []
+if not os.environ.get("TEST_ON_GPU"):
+    collect_ignore.append("gpu")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is expected to the last digit is computed in fp32 on a CPU
 USERNAME = "lead@example.com"
 PASSWORD = "a-long-test-password"
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
