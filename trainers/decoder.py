@@ -134,7 +134,7 @@ class LlamaDecoder:
         rows, width = packed.tokens.shape
         total = -(-(width + max_new_tokens) // COLUMNS) * COLUMNS
         shape = (len(self.layers), 2, rows, self.shape.kv_heads, total, self.shape.head_size)
-        self.cache = torch.zeros(shape, dtype=self.embedding.dtype, device=self.device)
+        self.cache = torch.empty(shape, dtype=self.embedding.dtype, device=self.device)
         self.turns = turns_of_positions(self.trunk, total, self.device)
         self.lowest = torch.finfo(self.embedding.dtype).min
         self.bias = torch.zeros(rows, 1, 1, total, dtype=self.embedding.dtype, device=self.device)
@@ -160,7 +160,7 @@ class LlamaDecoder:
         return hidden
 
     def keep(self, rows: Tensor) -> None:
-        kept = torch.zeros_like(self.cache[:, :, : len(rows)])
+        kept = torch.empty_like(self.cache[:, :, : len(rows)])
         kept[..., : self.column, :] = self.cache[:, :, rows, :, : self.column]
         self.cache = kept
         self.bias, self.lengths = self.bias[rows], self.lengths[rows]
@@ -207,6 +207,7 @@ class GraphDecoder(LlamaDecoder):
     def start(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
         hidden = super().start(prompts, max_new_tokens)
         self.bias[..., self.column :] = self.lowest
+        self._clear_free_columns()
         self.place = torch.tensor([self.column], device=self.device)
         self.tokens = self.lengths.clone()
         self.graph, self.is_warm = None, False
@@ -227,8 +228,13 @@ class GraphDecoder(LlamaDecoder):
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
+        self._clear_free_columns()
         self.tokens = self.tokens[rows]
         self.graph, self.is_warm = None, False
+
+    def _clear_free_columns(self) -> None:
+        """What is masked counts for nothing, but if it were no number, nothing would be one."""
+        self.cache[..., self.column :, :] = 0
 
     def _read_tokens(self) -> Tensor:
         self.bias.index_fill_(-1, self.place, 0.0)
