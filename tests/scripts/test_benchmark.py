@@ -28,7 +28,7 @@ from scripts.benchmark.page import rows_of
 from scripts.benchmark.programs import meter
 from scripts.benchmark.programs import random_model as random_model_program
 from scripts.benchmark.programs.devices import Device
-from scripts.benchmark.programs.floor import matrix_product_rate, necessary_flops
+from scripts.benchmark.programs.floor import matrix_product_rate, necessary_flops, value_model_flops
 from scripts.benchmark.programs.target import Ended, Target, brevity
 from scripts.benchmark.results import (
     BenchmarkError,
@@ -223,13 +223,17 @@ def test_necessary_operations_of_a_model_counted_by_hand() -> None:
     # back: without query, key and value 2·(4+18)·2 = 88, attention 80, logits 40
     # adapters: 2·((4+4)·3 + (4+4)·2 + (5+5+5)·2) = 140, in an epoch three times
     # reward of 5 tokens, of which 1 is looked at: 2·(4+4)·5 + 2·(4+4+18)·1 + 4·2·(15-10) = 172
+    # to the first token: 2 are read and 1 is looked at: 2·(4+4)·2 + 2·(4+4+18)·1 + 4·2·(3-1) = 100
     options = {"response_tokens": 2, "lora_rank": 1, "epochs": 3, "trained_layers": 1}
     upper = 152 + 40 + 40 + 3 * (152 + 40 + 40 + 88 + 80 + 40 + 3 * 140)
-    assert necessary_flops(config, 2, options) == 152 + 40 + 40 + 172 + upper
+    assert necessary_flops(config, 2, options) == (152 + 40 + 40 - 100, 100 + 172 + upper)
     # a layer below it, without adapters: only in sampling and the reward, for all tokens
     config.num_hidden_layers = 2
-    below = [2 * (4 * 4 + 3 * 6) * tokens + 4 * 2 * tokens * (tokens + 1) // 2 for tokens in (3, 5)]
-    assert necessary_flops(config, 2, options) == 152 + 40 + 40 + 172 + upper + sum(below)
+    of_2, of_3, of_5 = (2 * (4 * 4 + 3 * 6) * n + 4 * 2 * n * (n + 1) // 2 for n in (2, 3, 5))
+    together = 100 + of_2 + 172 + of_5 + upper
+    assert necessary_flops(config, 2, options) == (152 + 40 + 40 - 100 + of_3 - of_2, together)
+    # the value model reads 7 tokens, and learns in 25 steps of 512 tokens: (2·2+2)·256 forward, as much back
+    assert value_model_flops(config, 7) == 1536 * (7 + 2 * 25 * 512)
 
 
 # What the programs are made of

@@ -106,6 +106,7 @@ def results() -> list[Results]:
     runs = [*update_runs([1.0, 2.0, 4.0], [6.0, 6.0, 8.0])]
     runs = [replace(run, figures={**run.figures, "memory_growth_mib": 100.0 + run.seed}) for run in runs]
     floor = {"share_percent": 50.0, "floor_seconds": 1.0}
+    floor |= {"share_of_rows_percent": 60.0, "floor_of_rows_seconds": 1.2}
     runs = [replace(run, figures=run.figures | floor) if run.side == OURS else run for run in runs]
     grown = [
         Run(growth.case_of(axis, factor), "ours", seed, {"seconds": factor, "memory_growth_mib": factor**0.5})
@@ -146,6 +147,7 @@ def test_page_is_written_between_its_marks(tmp_path: Path, results: list[Results
     assert "old" not in text
     assert "| one PPO update, 3.2M | 2.00 CPU s |" in text
     assert "| share of the floor, 3.2M (floor 1.00 CPU s) | 50.0 % |" in text
+    assert "| share, sampling at its rows' rate, 3.2M (floor 1.20 CPU s) | 60.0 % |" in text
     assert "| growth of memory with prompts | 0.500 slope |" in text
     assert "`gpu` is not measured: no machine with a GPU was at hand" in text
     assert "Measured on 2 CPU cores; 3 seeds: `ppo-update`." in text

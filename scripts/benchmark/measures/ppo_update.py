@@ -116,15 +116,20 @@ def _require_equal_work(runs: Sequence[Run]) -> None:
 
 
 def _shares_of_floor(runs: Sequence[Run], sides: tuple[str, str], goal: Goal | None) -> list[Row]:
-    def share_of(case: str) -> Row:
-        share, floor = (
-            Spread.of(list(figures(runs, case, sides[0], name).values()))
-            for name in ("share_percent", "floor_seconds")
-        )
-        note = f"floor {floor.middle:.2f} CPU s"
-        return Row(f"share of the floor, {case}{_SUFFIXES[sides]}", "%", share, goal=goal, note=note)
+    """With one rate of products for all, and with that of so few rows for sampling."""
 
-    return by_case(runs, share_of)
+    def share_of(case: str, floor: str, what: str, goal: Goal | None) -> Row:
+        share, seconds = (
+            Spread.of(list(figures(runs, case, sides[0], name).values()))
+            for name in (f"share{floor}_percent", f"floor{floor}_seconds")
+        )
+        note = f"floor {seconds.middle:.2f} CPU s"
+        return Row(f"{what}, {case}{_SUFFIXES[sides]}", "%", share, goal=goal, note=note)
+
+    return [
+        *by_case(runs, lambda case: share_of(case, "", "share of the floor", goal)),
+        *by_case(runs, lambda case: share_of(case, "_of_rows", "share, sampling at its rows' rate", None)),
+    ]
 
 
 _SUFFIXES = {LORA: "", ALL: ", all layers", FULL: ", all weights"}

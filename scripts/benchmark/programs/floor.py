@@ -13,6 +13,7 @@ from scripts.benchmark.programs import meter, our_ppo
 from scripts.benchmark.programs.devices import Device
 from trainers.models import device_and_dtype, encode_prompts, load_tokenizer
 from trainers.records import Prompt, read_jsonl
+from trainers.value_model import FIT_BATCH, FIT_STEPS, WIDTH
 
 RATE_SECONDS = 4.0
 """Spent on measuring the rate, about as many as an update takes: the machine's speed goes up and down."""
@@ -23,7 +24,11 @@ KEY_AND_VALUE, QUERY_KEY_VALUE = (1, 2), 3
 
 
 def measure(options: dict[str, Any]) -> dict[str, float]:
-    """The update's seconds, the floor's, and their ratio; options as in `our_ppo`, `tuning` is `lora`."""
+    """The update's seconds, the floor's, and their ratio; options as in `our_ppo`, `tuning` is `lora`.
+
+    There are two floors. One has a single rate of products for all operations; the other has those of
+    sampling, in which a product has as many rows as responses are sampled, at the rate of so few rows.
+    """
     found = our_ppo.measure(options)
     device = Device()
     model = Path(options["model"])
@@ -31,21 +36,38 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     prompts = read_jsonl(model / "prompts.jsonl", Prompt)
     tokenizer = load_tokenizer(str(model / "base"))
     lengths = [len(ids) for ids in encode_prompts(tokenizer, prompts)] * (options["rollouts"] // len(prompts))
-    flops = sum(necessary_flops(config, length, options) for length in lengths)
+    of_each = [necessary_flops(config, length, options) for length in lengths]
+    stepwise = sum(flops.stepwise for flops in of_each)
+    together = sum(flops.together for flops in of_each)
+    together += value_model_flops(config, len(lengths) * options["response_tokens"])
     tokens = options["micro_batch"] * (sum(lengths) // len(lengths) + options["response_tokens"])
     rate = matrix_product_rate(config, tokens, device)
-    floor = flops / rate
+    rate_of_rows = matrix_product_rate(config, min(options["rows_at_once"], options["rollouts"]), device)
+    floor, floor_of_rows = (stepwise + together) / rate, stepwise / rate_of_rows + together / rate
     return {
         **found,
         "floor_seconds": floor,
         "share_percent": 100 * floor / found["seconds"],
-        "gflop": flops / 1e9,
+        "floor_of_rows_seconds": floor_of_rows,
+        "share_of_rows_percent": 100 * floor_of_rows / found["seconds"],
+        "gflop": (stepwise + together) / 1e9,
+        "gflop_stepwise": stepwise / 1e9,
         "gflop_per_second": rate / 1e9,
+        "gflop_per_second_of_rows": rate_of_rows / 1e9,
     }
 
 
-def necessary_flops(config: PreTrainedConfig, prompt: int, options: dict[str, Any]) -> float:
-    """Floating-point operations that one response cannot do without in an update with an adapter.
+class Flops(NamedTuple):
+    """Floating-point operations."""
+
+    stepwise: float
+    """While one token is drawn after the other."""
+    together: float
+    """Over all tokens at once."""
+
+
+def necessary_flops(config: PreTrainedConfig, prompt: int, options: dict[str, Any]) -> Flops:
+    """What one response cannot do without in an update with an adapter, the value model apart.
 
     Its tokens pass once through the model while they are sampled, once through the reward model, once through
     the reference, and in each epoch forward and back; what is below the adapters is known from sampling.
@@ -60,9 +82,19 @@ def necessary_flops(config: PreTrainedConfig, prompt: int, options: dict[str, An
     upper = _Pass.of(config, trained, read, looked_at=response, rank=options["lora_rank"])
     reward = _Pass.of(config, layers, read + 2, looked_at=1)  # it reads the last token and the end
     logits = 2 * config.hidden_size * config.vocab_size * response
-    once = sampling.forward + logits + reward.forward + upper.forward + logits
+    first_token = _Pass.of(config, layers, prompt, looked_at=1).forward
+    once = first_token + reward.forward + upper.forward + logits
     epoch = upper.forward + logits + upper.back + logits + 3 * upper.adapters
-    return float(once + options["epochs"] * epoch)
+    return Flops(sampling.forward - first_token + logits, once + options["epochs"] * epoch)
+
+
+def value_model_flops(config: PreTrainedConfig, tokens: int) -> float:
+    """What the value model's fit and its estimates cannot do without.
+
+    Forward and for the gradient of its weights: nothing is passed on to the features.
+    """
+    a_state = 2 * (config.hidden_size + 1) * WIDTH  # the second layer has one output
+    return float(a_state * (tokens + 2 * FIT_STEPS * FIT_BATCH))
 
 
 class _Pass(NamedTuple):
