@@ -21,14 +21,16 @@ COPY_PARAMETERS = 200_000_000
 """Up to this size the weights are copied into the fused layout whenever they have changed."""
 
 
-def layers_of(trunk: nn.Module, first: int = 0, *, decoding: bool = False) -> list[Layer]:
-    """The trunk's layers from the `first`, of the faster kind where it can be used.
+def layers_of(
+    trunk: nn.Module, first: int = 0, end: int | None = None, *, decoding: bool = False
+) -> list[Layer]:
+    """The trunk's layers from the `first` on and before the `end`, of the faster kind where it can be used.
 
     Args:
         trunk: `trainers.llama_layers.is_llama`.
         decoding: for few tokens at a time, without gradient.
     """
-    parts, shape = cast(Any, trunk).layers[first:], Shape.of(trunk)
+    parts, shape = cast(Any, trunk).layers[first:end], Shape.of(trunk)
     if can_fuse(trunk):
         return [FusedLayer(layer, shape, decoding=decoding) for layer in parts]
     return [Layer(layer, shape) for layer in parts]

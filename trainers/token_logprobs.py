@@ -8,7 +8,7 @@ pass, nor computed again in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,19 +22,13 @@ LOGITS_KEPT = 2**26
 """Of an output layer that is trained, until the backward pass; of more all are computed again in it."""
 
 
-class TokenLogprobs(NamedTuple):
-    """Of N tokens, row after row."""
-
-    logprobs: Tensor
-    """(N,)"""
-    entropy: Tensor | None
-    """(N,)"""
-
-
 def token_logprobs(
     model: PolicyModel, hidden: Tensor, targets: Tensor, temperature: float, *, with_entropy: bool = False
-) -> TokenLogprobs:
-    """What the model says of each target, (N,), after its hidden state, (N, H); in fp32."""
+) -> tuple[Tensor, Tensor | None]:
+    """What the model says of each target, (N,), after its hidden state, (N, H); in fp32.
+
+    Returns: logprobs, and entropy if asked for. (N,) each
+    """
 
     def of(part: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
         logits = model.logits(part)
@@ -48,7 +42,7 @@ def token_logprobs(
     else:
         rows = max(1, LOGITS_AT_ONCE[hidden.device.type] // vocabulary)
         found = _WithGradient.apply(of, hidden, targets, rows)  # type: ignore[no-untyped-call]
-    return TokenLogprobs(found[0], found[1] if with_entropy else None)
+    return found[0], found[1] if with_entropy else None
 
 
 Outputs = Callable[[Tensor, Tensor], tuple[Tensor, ...]]

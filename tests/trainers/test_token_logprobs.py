@@ -56,8 +56,7 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(model: PolicyModel
 
     expected = plainly(model, states, targets)
     found = token_logprobs(model, states, targets, 0.7, with_entropy=True)
-    torch.testing.assert_close(found.logprobs, expected[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.entropy, expected[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(*found), gradients(*expected), rtol=1e-4, atol=1e-5)
 
 
@@ -65,27 +64,25 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(model: PolicyModel
 def test_without_gradients_the_values_are_the_same(model: PolicyModel) -> None:
     states, targets = states_and_targets(model)
     with torch.no_grad():
-        found = token_logprobs(model, states, targets, 0.7)
-    assert found.entropy is None
-    assert not found.logprobs.requires_grad
-    torch.testing.assert_close(
-        found.logprobs, plainly(model, states, targets)[0].detach(), rtol=1e-5, atol=1e-5
-    )
+        logprobs, entropy = token_logprobs(model, states, targets, 0.7)
+    assert entropy is None
+    assert not logprobs.requires_grad
+    torch.testing.assert_close(logprobs, plainly(model, states, targets)[0].detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["frozen"], indirect=True)
 def test_nothing_as_wide_as_the_vocabulary_is_kept_of_a_frozen_layer(model: PolicyModel) -> None:
     states, targets = states_and_targets(model)
-    found = token_logprobs(model, states, targets, 0.7, with_entropy=True)
-    kept = found.logprobs.grad_fn.saved_tensors  # type: ignore[union-attr]
+    logprobs, _ = token_logprobs(model, states, targets, 0.7, with_entropy=True)
+    kept = logprobs.grad_fn.saved_tensors  # type: ignore[union-attr]
     assert [tuple(tensor.shape) for tensor in kept] == [tuple(states.shape)] * 2
 
 
 def test_no_token_is_no_logprob(model: PolicyModel) -> None:
     states, targets = states_and_targets(model)
-    found = token_logprobs(model, states[:0], targets[:0], 0.7)
-    assert found.logprobs.shape == (0,)
-    [gradient] = torch.autograd.grad(found.logprobs.sum(), states)
+    logprobs, _ = token_logprobs(model, states[:0], targets[:0], 0.7)
+    assert logprobs.shape == (0,)
+    [gradient] = torch.autograd.grad(logprobs.sum(), states)
     assert not gradient.any()
 
 
@@ -98,9 +95,9 @@ def test_gradients_in_bf16_are_those_of_fp32_to_rounding(model: PolicyModel) -> 
     for dtype in (torch.bfloat16, torch.float32):
         model.to(dtype)
         rounded = states.bfloat16().to(dtype).requires_grad_()
-        found = token_logprobs(model, rounded, targets, 0.7)
-        assert found.logprobs.dtype == torch.float32
-        gradients += torch.autograd.grad((weights * found.logprobs).sum(), rounded)
+        logprobs, _ = token_logprobs(model, rounded, targets, 0.7)
+        assert logprobs.dtype == torch.float32
+        gradients += torch.autograd.grad((weights * logprobs).sum(), rounded)
     assert gradients[0].dtype == torch.bfloat16
     difference = (gradients[0].float() - gradients[1]).abs().max()
     assert float(difference) < 0.02 * float(gradients[1].abs().max())
