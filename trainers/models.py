@@ -56,7 +56,7 @@ class PolicyModel(nn.Module):
         self.language_model = language_model
         self.split: SplitTrunk | None = None
         self.gradient_checkpointing = False
-        self._layers: dict[int, list[Layer]] | None = None
+        self._layers: dict[tuple[int, int | None], list[Layer]] | None = None
 
     @property
     def causal_model(self) -> PreTrainedModel:
@@ -110,13 +110,13 @@ class PolicyModel(nn.Module):
             for layer in layers:
                 layer.training = False
 
-    def layers(self, first: int) -> list[Layer]:
-        """The trunk's layers from the `first`, where the trunk `trainers.llama_layers.is_llama`."""
+    def layers(self, first: int, end: int | None = None) -> list[Layer]:
+        """The trunk's layers from `first` to before `end`, where it `trainers.llama_layers.is_llama`."""
         if self._layers is None:
-            return layers_of(self.trunk, first)
-        if first not in self._layers:
-            self._layers[first] = layers_of(self.trunk, first)
-        return self._layers[first]
+            return layers_of(self.trunk, first, end)
+        if (first, end) not in self._layers:
+            self._layers[first, end] = layers_of(self.trunk, first, end)
+        return self._layers[first, end]
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:

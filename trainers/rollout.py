@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from trainers.errors import ShapeError
-from trainers.fused_layers import layers_of
 from trainers.llama_layers import is_llama
 from trainers.models import PolicyModel, pad
 from trainers.packed_trunk import pack, wanted_states
@@ -233,7 +232,7 @@ def _lower_states(model: PolicyModel, split: SplitTrunk, reads: list[list[int]])
     ids, real = pad(reads, 0, "right")
     if not is_llama(model.trunk):
         return split.lower(ids.to(model.device))[real.to(model.device)]
-    packed, layers = pack(reads), layers_of(model.trunk, end=split.layer)
+    packed, layers = pack(reads), model.layers(0, split.layer)
     states = cast(nn.Module, model.trunk.embed_tokens)(packed.ids.to(model.device))
     _, found = wanted_states(model.trunk, layers, states, packed, real, features_after=split.layer)
     return cast(Tensor, found)

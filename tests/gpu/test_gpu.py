@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny_models import SENTENCES, Architecture, tiny_model_dir
+from tests.tiny_models import Architecture, tiny_model_dir
+from tests.trainers.test_plain_files import run_example, small
 from tests.trainers.test_rollout import a_rollout
 from trainers import models, rollout
 from trainers.config import PPOConfig, RewardConfig
 from trainers.decoder import Decoder, GenericDecoder, GraphDecoder, decoder_for
 from trainers.models import load_policy
-from trainers.preferences import prompt_id, split_of
-from trainers.records import Candidates, Comparison, Prompt, Ranking, read_jsonl, write_jsonl
 from trainers.reward_model import new_reward_model
 from trainers.rollout import evaluate
 from trainers.trainable_policy import load_trainable_policy
 
 ARCHITECTURES: list[Architecture] = ["llama", "qwen2", "qwen3"]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def assert_near(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> None:
@@ -127,43 +120,8 @@ def test_recorded_steps_give_the_hidden_states_of_the_forward_pass(architecture:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_every_stage_ends(tuning: Literal["lora", "full"], tmp_path: Path) -> None:
-    base: dict[str, Any] = {"base_model": str(tiny_model_dir()), "max_prompt_tokens": 64}
-    lengths = {"max_response_tokens": 16}
-
-    def stage(name: str, **config: Any) -> Path:
-        directory = tmp_path / name
-        (directory / "input").mkdir(parents=True)
-        (directory / "config.json").write_text(json.dumps(base | config))
-        return directory / "input"
-
-    def run(name: str) -> Path:
-        command = [sys.executable, "-m", "trainers", name, "--run-dir", str(tmp_path / name)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return tmp_path / name
-
-    texts = [f"{text} {number}" for number, text in enumerate(SENTENCES * 8)]
-    prompts = [Prompt(prompt_id(text), text, split=split_of(text)) for text in texts]
-    write_jsonl(stage("generate", **lengths) / "prompts.jsonl", prompts)
-    candidates = read_jsonl(run("generate") / "output/candidates.jsonl", Candidates)
-    rankings = [
-        Ranking(f"r{entry.prompt.id}", entry.prompt.id, "me", tuple((r.id,) for r in entry.responses))
-        for entry in candidates
-    ]
-    inputs = stage("reward", tuning=tuning)
-    write_jsonl(inputs / "candidates.jsonl", candidates)
-    write_jsonl(inputs / "rankings.jsonl", rankings)
-    reward = run("reward") / "model"
-    inputs = stage(
-        "ppo", reward_model=str(reward), tuning=tuning, updates=2, rollouts=8, minibatch_size=4, **lengths
-    )
-    write_jsonl(inputs / "prompts.jsonl", [p for p in prompts if p.split == "train"])
-    write_jsonl(inputs / "verification.jsonl", [p for p in prompts if p.split == "verification"])
-    policy = run("ppo") / "model"
-    result = json.loads((tmp_path / "ppo/result.json").read_text())
-    assert result["stop_reason"] == "updates"
-    write_jsonl(stage("compare", after=str(policy), after_id="new", **lengths) / "prompts.jsonl", prompts)
-    assert len(read_jsonl(run("compare") / "output/comparisons.jsonl", Comparison)) == len(prompts)
+def test_every_stage_ends(tuning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes, ppo, reward = small(), "updates=20", 'stage("reward")'
+    changes[ppo] += f', tuning="{tuning}"'
+    changes[reward] = f'stage("reward", tuning="{tuning}")'
+    run_example(tmp_path, monkeypatch, changes)

@@ -43,20 +43,17 @@ def example() -> list[tuple[str, str]]:
     return [block for block in blocks("trainers.md", "python", "bash") if "--help" not in block[1]]
 
 
-@pytest.mark.slow
-def test_example_goes_from_prompts_to_two_models_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_example(directory: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]) -> None:
+    """From prompts to two models compared, in this directory, with these changes to the page's text."""
+    monkeypatch.chdir(directory)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     session: dict[str, Any] = {}
-    sizes = small()
-    left = set(sizes)
+    left = set(changes)
     for language, text in example():
         if language == "python":
-            left -= {size for size in sizes if size in text}
-            for size, smaller in sizes.items():
-                text = text.replace(size, smaller)
+            left -= {words for words in changes if words in text}
+            for words, others in changes.items():
+                text = text.replace(words, others)
             exec(text, session)  # noqa: S102  # the page's own code
             continue
         for line in text.splitlines():
@@ -76,6 +73,13 @@ def test_example_goes_from_prompts_to_two_models_compared(
     assert len(comparisons) == results["compare"]["comparisons"] > 0
     assert {comparison.after.policy for comparison in comparisons} == {"brief"}
     assert not any(comparison.seen for comparison in comparisons)
+
+
+@pytest.mark.slow
+def test_example_goes_from_prompts_to_two_models_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_example(tmp_path, monkeypatch, small())
 
 
 def test_lines_of_the_page_are_records(tmp_path: Path) -> None:

@@ -118,17 +118,20 @@ def _require_equal_work(runs: Sequence[Run]) -> None:
 def _shares_of_floor(runs: Sequence[Run], sides: tuple[str, str], goal: Goal | None) -> list[Row]:
     """With one rate of products for all, and with that of so few rows for sampling."""
 
-    def share_of(case: str, floor: str, what: str, goal: Goal | None) -> Row:
-        share, seconds = (
-            Spread.of(list(figures(runs, case, sides[0], name).values()))
-            for name in (f"share{floor}_percent", f"floor{floor}_seconds")
-        )
-        note = f"floor {seconds.middle:.2f} CPU s"
-        return Row(f"{what}, {case}{_SUFFIXES[sides]}", "%", share, goal=goal, note=note)
+    def rows(what: str, share: str, floor: str, goal: Goal | None) -> list[Row]:
+        def row(case: str) -> Row:
+            found, seconds = (
+                Spread.of(list(figures(runs, case, sides[0], name).values())) for name in (share, floor)
+            )
+            note = f"floor {seconds.middle:.2f} CPU s"
+            return Row(f"{what}, {case}{_SUFFIXES[sides]}", "%", found, goal=goal, note=note)
 
+        return by_case(runs, row)
+
+    of_rows = ("share_of_rows_percent", "floor_of_rows_seconds")
     return [
-        *by_case(runs, lambda case: share_of(case, "", "share of the floor", goal)),
-        *by_case(runs, lambda case: share_of(case, "_of_rows", "share, sampling at its rows' rate", None)),
+        *rows("share of the floor", "share_percent", "floor_seconds", goal),
+        *rows("share, sampling at its rows' rate", *of_rows, None),
     ]
 
 
