@@ -27,11 +27,11 @@ from typing import Any
 from rich.console import Console
 
 from trainers import stopping
-from trainers.config import CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
+from trainers.config import FREE_FIELDS, CompareConfig, GenerationConfig, PPOConfig, RewardConfig, StageConfig
 from trainers.distributed import Group, joined
-from trainers.errors import RunError, TrainerError
+from trainers.errors import DiskFullError, RunError, TrainerError
 from trainers.field_docs import field_docs
-from trainers.manifest import write_json_atomic
+from trainers.manifest import disk_full, says_full, write_json_atomic
 from trainers.progress_bar import progress_bar
 from trainers.run_dir import RunDir
 
@@ -49,8 +49,6 @@ EXIT_DONE, EXIT_BUG, EXIT_USER = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     run_dir = RunDir(options.run_dir)
-    if run_dir.result_path.is_file():
-        return EXIT_DONE
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     stopping.install()
@@ -70,10 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             if not group.is_main:
                 logging.getLogger().setLevel(logging.WARNING)  # what all do alike is told once
+            if group.on_main(run_dir.result_path.is_file):
+                return group.on_main(lambda: _tell_finished(options.stage, run_dir, options.config))
             group.on_main(lambda: held.enter_context(run_dir.lock()))
             return _run_locked(options.stage, run_dir, options.config or run_dir.config_path, group)
-    except TrainerError as error:
-        return _tell(error)
+    except (TrainerError, OSError) as error:
+        return _tell(_of_disk(error, run_dir) or error)
     except stopping.Stopped:
         return _tell_stopped(options.stage)
 
@@ -86,16 +86,24 @@ def _run_locked(stage: str, run_dir: RunDir, config_path: Path, group: Group) ->
         config = group.on_main(lambda: _begin(stage, run_dir, config_path))
         result = _run(stage, run_dir, config, group)
         group.on_main(lambda: run_dir.write_result(result))
-    except TrainerError as error:
-        if group.is_main:
-            run_dir.write_error(error)
-        return _tell(error)
     except Exception as error:  # noqa: BLE001 - the last resort: recorded, shown, exit code 1
-        traceback.print_exc()
+        known = error if isinstance(error, TrainerError) else _of_disk(error, run_dir)
+        if known is None:
+            traceback.print_exc()
         if group.is_main:
-            run_dir.write_error(error)
-        return EXIT_BUG
+            with contextlib.suppress(DiskFullError, OSError):  # it is told on stderr all the same
+                run_dir.write_error(known or error)
+        return _tell(known) if known else EXIT_BUG
     return EXIT_DONE
+
+
+def _of_disk(error: Exception, run_dir: RunDir) -> TrainerError | None:
+    """What the operating system refused, as something to act on; `None` if it is something else."""
+    if says_full(error):
+        return disk_full(run_dir.path)
+    if isinstance(error, OSError) and error.filename is not None:
+        return RunError(f"`{error.filename}` cannot be used: {error.strerror}; mend that and start again")
+    return None
 
 
 def _run(stage: str, run_dir: RunDir, config: StageConfig, group: Group) -> dict[str, Any]:
@@ -111,12 +119,18 @@ def _begin(stage: str, run_dir: RunDir, config_path: Path) -> StageConfig:
     config = STAGES[stage][0].read(config_path)
     if not run_dir.config_path.exists():
         write_json_atomic(run_dir.config_path, config.to_json())
-    elif type(config).read(run_dir.config_path) != config:
+    else:
+        _require_same(run_dir, config)
+    run_dir.begin(stage, config.to_json(), FREE_FIELDS)
+    return config
+
+
+def _require_same(run_dir: RunDir, config: StageConfig) -> None:
+    if type(config).read(run_dir.config_path) != config:
         raise RunError(
             f"`{run_dir.path}` belongs to another configuration (its `config.json`);"
             " leave out --config to go on with that, or begin a new run directory"
         )
-    return config
 
 
 def _exit_with_parent() -> None:
@@ -126,7 +140,23 @@ def _exit_with_parent() -> None:
     os._exit(stopping.EXIT_STOPPED)
 
 
-def _tell(error: TrainerError) -> int:
+def _tell_finished(stage: str, run_dir: RunDir, config_path: Path | None) -> int:
+    """Nothing is to be done, unless something else is asked for than what is here.
+
+    Raises: RunError: another stage or another configuration.
+    """
+    begun = run_dir.begun()
+    if begun is not None and begun["stage"] != stage:
+        raise RunError(
+            f"`{run_dir.path}` is a finished `{begun['stage']}`; give `{stage}` a directory of its own"
+        )
+    if config_path is not None:
+        _require_same(run_dir, STAGES[stage][0].read(config_path))
+    print(f"{stage} is finished already: `{run_dir.result_path}`", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _tell(error: Exception) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return EXIT_USER
 

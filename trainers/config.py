@@ -8,19 +8,58 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from trainers.errors import ConfigError
 
 Tuning = Literal["auto", "full", "lora"]
 RankingLoss = Literal["pairs", "listwise"]
+FREE_FIELDS = (
+    "batch_size", "micro_batch_size", "threads", "gradient_checkpointing",
+    "checkpoint_every", "reward_timeout_s",
+)  # fmt: skip
+"""May change while a run is interrupted: they decide how the work is done, not what comes out."""
+MOST_THREADS = 1024
+MOST_TOKENS = 1_000_000
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    NoneType: "null",
+}
 
 
 def _require(condition: bool, field: str, value: object, needed: str) -> None:
     if not condition:
         raise ConfigError(f"`{field}` is `{value}`; needed is {needed}")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of the annotated type; a whole number is also a number, true and false are none."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
+    if isinstance(kind, UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) is kind
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list, each {_in_words(get_args(kind)[0])}"
+    if isinstance(kind, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(kind))
+    return _WORDS[kind]
 
 
 @dataclass(frozen=True)
@@ -41,27 +80,31 @@ class StageConfig:
     """CPU threads for torch; 0 takes what the machine has."""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            _require(_fits(getattr(self, name), kind), name, getattr(self, name), _in_words(kind))
         _require(bool(self.base_model), "base_model", self.base_model, "a directory or hub name")
-        _require(isinstance(self.seed, int), "seed", self.seed, "a whole number")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, below 2**63")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        _require(self.max_response_tokens >= 1, "max_response_tokens", self.max_response_tokens, "at least 1")
-        _require(self.max_prompt_tokens >= 8, "max_prompt_tokens", self.max_prompt_tokens, "at least 8")
-        _require(self.threads >= 0, "threads", self.threads, "0 or more")
+        response, prompt = self.max_response_tokens, self.max_prompt_tokens
+        _require(1 <= response <= MOST_TOKENS, "max_response_tokens", response, f"1 to {MOST_TOKENS}")
+        _require(8 <= prompt <= MOST_TOKENS, "max_prompt_tokens", prompt, f"8 to {MOST_TOKENS}")
+        _require(0 <= self.threads <= MOST_THREADS, "threads", self.threads, f"0 to {MOST_THREADS}")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Raises: ConfigError: an unknown field, a missing one, or a value out of range."""
-        known = {field.name for field in dataclasses.fields(cls)}
+        """Raises: ConfigError: a field is unknown, missing, of another type or out of range."""
+        fields = dataclasses.fields(cls)
+        known = {field.name for field in fields}
         if unknown := set(data) - known:
             raise ConfigError(f"`{cls.__name__}` has no field {sorted(unknown)}; it has {sorted(known)}")
+        required = {field.name for field in fields if field.default is dataclasses.MISSING}
+        if missing := required - set(data):
+            raise ConfigError(f"`{cls.__name__}` needs {sorted(missing)}, which the configuration lacks")
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        try:
-            return cls(**{**data, **lists})
-        except TypeError as error:
-            raise ConfigError(f"`{cls.__name__}`: {error}") from error
+        return cls(**{**data, **lists})
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -132,9 +175,7 @@ class RewardConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.tuning in ("auto", "full", "lora"), "tuning", self.tuning, "`auto`, `full` or `lora`")
         _require(0.1 <= self.ranking_decay <= 1, "ranking_decay", self.ranking_decay, "0.1 to 1")
-        _require(self.loss in ("pairs", "listwise"), "loss", self.loss, "`pairs` or `listwise`")
         _require(0.5 <= self.gate_accuracy <= 1, "gate_accuracy", self.gate_accuracy, "0.5 to 1")
         _require(0 <= self.gate_margin <= 0.5, "gate_margin", self.gate_margin, "0 to 0.5")
         _require(
@@ -153,11 +194,11 @@ def upper_half(layers: int) -> int:
     return -(-layers // 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PPOConfig(StageConfig):
     """PPO from a starting policy towards a reward."""
 
-    reward_model: str = ""
+    reward_model: str
     """Directory of a reward model, `module:function`, or URL of a scorer; see docs/trainers.md."""
     reward_base_model: str = ""
     """Base of a reward model that is an adapter on another model than `base_model`; empty is `base_model`."""
@@ -254,7 +295,6 @@ class PPOConfig(StageConfig):
             self.reward_model,
             "a directory, `module:function` or URL",
         )
-        _require(self.tuning in ("auto", "full", "lora"), "tuning", self.tuning, "`auto`, `full` or `lora`")
         _require(
             not (self.shard_base and self.tuning == "full"), "tuning", self.tuning, "`lora` with `shard_base`"
         )
@@ -265,10 +305,12 @@ class PPOConfig(StageConfig):
         )  # fmt: skip
         layers = self.trained_layers
         _require(layers is None or layers >= 1, "trained_layers", layers, "at least 1, or nothing")
-        for name in ("kl_coef", "value_warm_up"):
+        for name in ("kl_coef", "value_warm_up", "entropy_coef", "missing_eos_penalty", "max_garbled",
+                     "disagreement_penalty"):  # fmt: skip
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        penalty = self.disagreement_penalty
-        _require(penalty >= 0, "disagreement_penalty", penalty, "0 or more")
+        for name in ("learning_rate", "kl_target"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "above 0, or null")
         _require(
             self.minibatch_size <= self.rollouts,
             "minibatch_size",
@@ -291,3 +333,7 @@ class CompareConfig(StageConfig):
     """Its id."""
     temperature: float = 0.0
     """Sampling temperature; 0 is greedy, what a user of the model would see."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 <= self.temperature <= 2, "temperature", self.temperature, "0 to 2")

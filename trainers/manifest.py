@@ -25,6 +25,8 @@ PICKLES = frozenset({".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib
 """Suffixes of formats that can run code when loaded."""
 TORCH_STATES = frozenset({".pt", ".pth"})
 """Allowed in checkpoints only, which this program itself wrote and loads with `weights_only=True`."""
+LEAST_FREE_BYTES = 4096
+"""With less than a block left a disk is full."""
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
 
@@ -74,7 +76,10 @@ def write_directory(
         temporary.rename(directory)
         fsync_directory(directory.parent)
     except BaseException as error:
+        is_full = _is_full(temporary)  # torch and safetensors say it in words of their own
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_full and isinstance(error, Exception):
+            raise disk_full(directory) from error
         if isinstance(error, OSError):
             raise _as_run_error(error, directory) from error
         raise
@@ -192,7 +197,17 @@ def _tampered(directory: Path, fault: str) -> ModelError:
     )
 
 
+def says_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(path: Path) -> DiskFullError:
+    return DiskFullError(f"`{path}` cannot be written: the disk is full; free some space and start again")
+
+
 def _as_run_error(error: OSError, path: Path) -> OSError | DiskFullError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"`{path}` cannot be written: the disk is full; free some space and start again")
-    return error
+    return disk_full(path) if says_full(error) else error
+
+
+def _is_full(directory: Path) -> bool:
+    return shutil.disk_usage(directory).free < LEAST_FREE_BYTES

@@ -2,6 +2,7 @@
 
     config.json  input/*.jsonl  metrics.jsonl  checkpoints/checkpoint-000012/  model/  output/*.jsonl
     result.json  written last: its presence means finished      error.json  why the run failed
+    begun.json   stage, configuration and input of what is here so far
     run.lock     held by the trainer at work
 
 Standard library only; knows nothing of what the stages do. The backend's launcher starts a stage on such a
@@ -11,11 +12,12 @@ directory, follows its metrics and takes `result.json`, `output/` and `model/` f
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from trainers.errors import ModelError, RunError
 from trainers.manifest import (
     TEMPORARY,
     remove_directory,
+    sha256_of,
     verify_manifest,
     write_directory,
     write_json_atomic,
@@ -78,6 +81,10 @@ class RunDir:
         return self.path / "error.json"
 
     @property
+    def begun_path(self) -> Path:
+        return self.path / "begun.json"
+
+    @property
     def checkpoints_dir(self) -> Path:
         return self.path / "checkpoints"
 
@@ -110,6 +117,43 @@ class RunDir:
             _wait_for_lock(file, lock_timeout_s)
             self._remove_leftovers()
             yield
+
+    def begin(self, stage: str, config: dict[str, Any], free: Collection[str] = ()) -> None:
+        """Remember what the run is made of; what is here of something else is not gone on with.
+
+        Until something has been made, everything may change: a mistake is mended and the run started again.
+
+        Args:
+            free: fields of the configuration that change how the work is done, not what comes out.
+        Raises: RunError: the stage, the configuration or the input is another one than that of what is here.
+        """
+        now: dict[str, Any] = {"stage": stage, "config": config, "input": self._hashes_of_input()}
+        before = self.begun()
+        if before is not None and self._holds_work():
+            changed = [] if before["stage"] == stage else ["the stage"]
+            for part, prefix in (("config", ""), ("input", "input/")):
+                names = sorted(before[part].keys() | now[part].keys())
+                differ = [name for name in names if before[part].get(name) != now[part].get(name)]
+                changed += [f"`{prefix}{name}`" for name in differ if name not in free]
+            if changed:
+                raise RunError(
+                    f"{', '.join(changed)} changed after `{self.path}` had begun, and what it holds was made "
+                    "with what was there before; put it back, or begin a new run directory"
+                )
+        write_json_atomic(self.begun_path, now)
+
+    def begun(self) -> dict[str, Any] | None:
+        """What `begin` remembered.
+
+        Raises: RunError: the file is damaged.
+        """
+        if not self.begun_path.is_file():
+            return None
+        try:
+            found = json.loads(self.begun_path.read_text(encoding="utf-8"))
+            return {"stage": found["stage"], "config": dict(found["config"]), "input": dict(found["input"])}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"`{self.begun_path}` is damaged; begin a new run directory") from error
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
         """Save what the run needs to go on from `step`; keeps this checkpoint and the one before.
@@ -155,6 +199,15 @@ class RunDir:
         """Record why the run failed."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json_atomic(self.error_path, {"type": type(error).__name__, "message": str(error)})
+
+    def _hashes_of_input(self) -> dict[str, str]:
+        folder = self.path / "input"
+        return {path.name: sha256_of(path) for path in sorted(folder.glob("*")) if path.is_file()}
+
+    def _holds_work(self) -> bool:
+        """Whether there is something to go on from."""
+        output = self.path / "output"
+        return bool(self._checkpoints()) or self.model_dir.is_dir() or any(output.glob("*"))
 
     def _file(self, folder: str, name: str) -> Path:
         if not _FILE_NAME.fullmatch(name):

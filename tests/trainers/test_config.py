@@ -63,11 +63,52 @@ def test_config_cannot_be_changed(kind: type[StageConfig]) -> None:
         (PPOConfig, {"base_bits": 8, "tuning": "full"}),
         (PPOConfig, {"base_bits": 4, "shard_base": True}),
         (PPOConfig, {"reward_timeout_s": 0.0}),
+        (PPOConfig, {"learning_rate": -1.0}),
+        (PPOConfig, {"kl_target": 0.0}),
+        (PPOConfig, {"entropy_coef": -0.1}),
+        (PPOConfig, {"missing_eos_penalty": -0.1}),
+        (PPOConfig, {"max_garbled": -0.1}),
+        (CompareConfig, {"temperature": -1.0}),
+        (CompareConfig, {"max_response_tokens": 10**9}),
+        (RewardConfig, {"threads": 10**6}),
+        (RewardConfig, {"seed": -1}),
     ],
 )
 def test_value_out_of_range_names_the_field(kind: type[StageConfig], fault: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fault))}` is .*; needed is "):
         kind(**{**VALID[kind], **fault})
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "needed"),
+    [
+        (GenerationConfig, {"batch_size": 2.5}, "a whole number"),
+        (GenerationConfig, {"batch_size": "32"}, "a whole number"),
+        (GenerationConfig, {"temperatures": 0.7}, "a list, each a finite number"),
+        (GenerationConfig, {"policies": [5], "policy_ids": ["a"]}, "a list, each a text"),
+        (RewardConfig, {"base_model": 5}, "a text"),
+        (RewardConfig, {"base_model": None}, "a text"),
+        (RewardConfig, {"epochs": True}, "a whole number or null"),
+        (RewardConfig, {"gate_accuracy": "0.9"}, "a finite number"),
+        (PPOConfig, {"learning_rate": True}, "a finite number or null"),
+        (PPOConfig, {"learning_rate": float("inf")}, "a finite number or null"),
+        (PPOConfig, {"kl_coef": float("nan")}, "a finite number"),
+        (PPOConfig, {"standardise_scores": "false"}, "true or false"),
+        (PPOConfig, {"gradient_checkpointing": 0}, "true or false or null"),
+        (PPOConfig, {"reward_model": ["rm"]}, "a text"),
+        (PPOConfig, {"tuning": 3}, "`auto` or `full` or `lora`"),
+        (CompareConfig, {"after_id": None}, "a text"),
+    ],
+)
+def test_value_of_another_type_names_the_field_and_the_type(
+    kind: type[StageConfig], fault: dict[str, Any], needed: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"`{next(iter(fault))}` is .*; needed is {needed}$"):
+        kind.from_json({**VALID[kind], **fault})
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert PPOConfig.from_json({**VALID[PPOConfig], "kl_coef": 1}).kl_coef == 1
 
 
 def test_unknown_field_lists_the_known_ones() -> None:

@@ -84,6 +84,23 @@ def test_finished_run_is_not_run_again(run_dir: RunDir, run_stage: Callable[[Sta
     assert written(run_dir.result_path) == {"first": True}
 
 
+def test_finished_run_is_told_and_is_no_other_stages_nor_configurations(
+    run_dir: RunDir,
+    run_stage: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_stage(lambda config, run_dir: {"first": True})
+    assert run_stage(fail(AssertionError("ran again"))) == 0
+    assert "compare is finished already" in capsys.readouterr().err
+    assert main(["ppo", "--run-dir", str(run_dir.path)]) == 2
+    assert "is a finished `compare`" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    other.write_text('{"base_model": "base", "seed": 8}')
+    assert run_stage(fail(AssertionError("ran again")), "--config", str(other)) == 2
+    assert "belongs to another configuration" in capsys.readouterr().err
+
+
 def test_error_of_the_user_is_one_line_without_traceback(
     run_dir: RunDir, run_stage: Callable[[Stage], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +116,88 @@ def test_bug_leaves_its_traceback_on_stderr_and_its_name_in_the_run(
     assert run_stage(fail(ZeroDivisionError("division"))) == 1
     assert "Traceback" in capsys.readouterr().err
     assert written(run_dir.error_path) == {"type": "ZeroDivisionError", "message": "division"}
+
+
+def on_full_disk(config: CompareConfig, run_dir: RunDir) -> dict[str, Any]:
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        file.write(b"x")
+    return {}
+
+
+def test_full_disk_is_told_in_one_line(
+    run_dir: RunDir, run_stage: Callable[[Stage], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_stage(on_full_disk) == 2
+    message = f"`{run_dir.path}` cannot be written: the disk is full; free some space and start again"
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert written(run_dir.error_path) == {"type": "DiskFullError", "message": message}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda run_dir: (run_dir.path / "run.lock").mkdir(), "run.lock` cannot be used: Is a directory"),
+        (lambda run_dir: (run_dir.path / "output").touch(), "output` cannot be used: File exists"),
+    ],
+    ids=["lock", "output"],
+)
+def test_directory_that_cannot_be_written_is_told_in_one_line(
+    run_dir: RunDir,
+    run_stage: Callable[[Stage], int],
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[RunDir], None],
+    told: str,
+) -> None:
+    spoil(run_dir)
+    assert run_stage(lambda config, run_dir: {"path": str(run_dir.output("comparisons.jsonl"))}) == 2
+    found = capsys.readouterr().err
+    assert told in found
+    assert "Traceback" not in found
+
+
+# --- what an interrupted run goes on with
+
+
+def interrupted(config: CompareConfig, run_dir: RunDir) -> dict[str, Any]:
+    run_dir.save_checkpoint(3, lambda directory: (directory / "state.pt").write_bytes(b"3"))
+    raise stopping.Stopped
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda run_dir: run_dir.config_path.write_text('{"base_model": "base", "seed": 8}'), "`seed`"),
+        (lambda run_dir: run_dir.input("prompts.jsonl").write_text("{}"), "`input/prompts.jsonl`"),
+    ],
+    ids=["configuration", "input"],
+)
+def test_what_was_begun_is_not_gone_on_with_as_something_else(
+    run_dir: RunDir,
+    run_stage: Callable[[Stage], int],
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[RunDir], object],
+    told: str,
+) -> None:
+    assert run_stage(interrupted) == 75
+    change(run_dir)
+    assert run_stage(fail(AssertionError("went on"))) == 2
+    assert f"{told} changed after" in capsys.readouterr().err
+
+
+def test_how_the_work_is_done_may_change(run_dir: RunDir, run_stage: Callable[[Stage], int]) -> None:
+    assert run_stage(interrupted) == 75
+    run_dir.config_path.write_text('{"base_model": "base", "seed": 7, "batch_size": 8, "threads": 1}')
+    assert run_stage(lambda config, run_dir: {"batch_size": config.batch_size}) == 0
+    assert written(run_dir.result_path) == {"batch_size": 8}
+
+
+def test_mistake_is_mended_before_anything_was_made(
+    run_dir: RunDir, run_stage: Callable[[Stage], int]
+) -> None:
+    assert run_stage(fail(DataError("too few prompts"))) == 2
+    run_dir.input("prompts.jsonl").write_text("{}")
+    run_dir.config_path.write_text('{"base_model": "base", "seed": 8}')
+    assert run_stage(lambda config, run_dir: {"seed": config.seed}) == 0
 
 
 def test_next_attempt_clears_the_error(run_dir: RunDir, run_stage: Callable[[Stage], int]) -> None:

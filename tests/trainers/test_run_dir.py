@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -177,6 +178,20 @@ def test_full_disk_is_a_run_error_and_leaves_the_old_directory(model: Path) -> N
 
     with pytest.raises(RunError, match="disk is full; free some space"):
         write_directory(model, fill, {})
+    verify_manifest(model)
+
+
+def test_full_disk_is_a_run_error_in_whatever_words_a_library_says_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(model)._replace(free=0)
+    monkeypatch.setattr("trainers.manifest.shutil.disk_usage", lambda path: usage)
+
+    def write(directory: Path) -> None:
+        raise RuntimeError("unexpected pos 1025792 vs 1025680")
+
+    with pytest.raises(RunError, match="disk is full; free some space"):
+        write_directory(model, write, {})
     verify_manifest(model)
 
 
