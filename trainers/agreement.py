@@ -15,7 +15,15 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from trainers.concordance import Order, PairCounts, compare_orders, kendall_w, krippendorff_alpha, mid_ranks
+from trainers.concordance import (
+    Order,
+    PairCounts,
+    compare_orders,
+    kendall_w,
+    krippendorff_alpha,
+    mid_ranks,
+    over_common,
+)
 from trainers.records import Ranking
 
 CONTESTED = 0.5
@@ -224,21 +232,19 @@ def _members(rankings: Sequence[Ranking], shared: Iterable[Sequence[Ranking]]) -
 
 def _mean_order(orders: Sequence[Order]) -> Order:
     """The answers that all orders contain, by the sum of their ranks (Borda)."""
-    ranks = [mid_ranks(order) for order in orders]
+    ranks = [mid_ranks(order) for order in over_common(orders)]
     groups: dict[float, list[str]] = defaultdict(list)
-    for response_id in set.intersection(*(set(own) for own in ranks)):
+    for response_id in ranks[0]:
         groups[sum(own[response_id] for own in ranks)].append(response_id)
     return tuple(tuple(sorted(groups[total])) for total in sorted(groups))
 
 
 def _units(shared: Iterable[Sequence[Ranking]]) -> Iterable[list[float]]:
-    """For each answer of each prompt the ranks that the annotators gave it."""
+    """For each answer that all annotators of a prompt ranked the places they gave it among those."""
     for ranked in shared:
-        given: dict[str, list[float]] = defaultdict(list)
-        for ranking in ranked:
-            for response_id, rank in mid_ranks(ranking.order).items():
-                given[response_id].append(rank)
-        yield from given.values()
+        ranks = [mid_ranks(order) for order in over_common([ranking.order for ranking in ranked])]
+        if len(ranks[0]) > 1:
+            yield from ([own[response_id] for own in ranks] for response_id in ranks[0])
 
 
 def _concordance(compared: Sequence[PairCounts]) -> dict[str, Any]:

@@ -76,15 +76,14 @@ def kendall_w(orders: Sequence[Order]) -> float | None:
         `None` with fewer than two orders or common answers, or if all is tied.
     Source: Kendall and Babington Smith 1939, doi:10.1214/aoms/1177732186; ties: Kendall 1945.
     """
-    common = set.intersection(*(set(_places(order)) for order in orders)) if len(orders) > 1 else set()
-    if len(common) < 2:
+    kept = over_common(orders) if len(orders) > 1 else [()]
+    if sum(map(len, kept[0])) < 2:
         return None
-    kept = [_only(order, common) for order in orders]
-    sums = dict.fromkeys(common, 0.0)
+    sums = dict.fromkeys(_places(kept[0]), 0.0)
     for order in kept:
         for response_id, rank in mid_ranks(order).items():
             sums[response_id] += rank
-    n, m = len(common), len(orders)
+    n, m = len(sums), len(orders)
     mean = m * (n + 1) / 2
     ties = sum(len(group) ** 3 - len(group) for order in kept for group in order)
     scale = m * m * (n**3 - n) - m * ties
@@ -140,6 +139,12 @@ def mid_ranks(order: Order) -> dict[str, float]:
 
 def _places(order: Order) -> dict[str, int]:
     return {response_id: place for place, group in enumerate(order) for response_id in group}
+
+
+def over_common(orders: Sequence[Order]) -> list[Order]:
+    """The orders of the answers that each of them contains: ranks among other answers are no comparison."""
+    common = set.intersection(*(set(_places(order)) for order in orders))
+    return [_only(order, common) for order in orders]
 
 
 def _only(order: Order, kept: set[str]) -> Order:

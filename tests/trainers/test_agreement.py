@@ -42,6 +42,24 @@ def test_w_and_alpha_of_a_team() -> None:
     assert agreement.krippendorff_alpha == pytest.approx(1 - 8 * 48 / 1017)
 
 
+@pytest.mark.parametrize("left_out", ["bc", "ac", "ab"])
+def test_who_leaves_an_answer_out_is_compared_over_the_others(left_out: str) -> None:
+    team = []
+    for number in range(10):
+        team.append(ranking("anna", "a b c", f"p{number}"))
+        kept = " ".join(left_out) if number % 2 else "a b c"
+        team.append(ranking("ben", kept, f"p{number}"))
+    agreement = measure_agreement(team)
+    assert (agreement.rate, agreement.kendall_w) == (1.0, 1.0)
+    assert agreement.krippendorff_alpha == pytest.approx(1.0)
+
+
+def test_mean_order_of_the_others_is_over_what_they_have_in_common() -> None:
+    team = [ranking("anna", "b c"), ranking("ben", "b a c"), ranking("cleo", "c b")]
+    anna = next(member for member in measure_agreement(team).members if member.annotator == "anna")
+    assert anna.judgements == 0  # ben and cleo are even about b and c
+
+
 def test_each_pair_of_annotators_has_its_shared_prompts() -> None:
     team = [*TEAM, ranking("anna", "x y", "p2"), ranking("anna", "a b", "p3"), ranking("ben", "ab", "p3")]
     pairs = {(pair.first, pair.second): pair for pair in measure_agreement(team).pairs}
