@@ -52,6 +52,10 @@ class Judgements:
     ranking_weights: Tensor
     """(rankings, heads)"""
 
+    def weights(self, loss: RankingLoss) -> Tensor:
+        """Of what the loss is a mean over. (pairs or rankings, heads)"""
+        return self.ranking_weights if loss == "listwise" else self.pair_weights
+
     def to(self, device: torch.device) -> Judgements:
         return Judgements(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
@@ -91,20 +95,20 @@ def judgements_of(ranked: Sequence[RankedAnswers]) -> Judgements:
     )
 
 
-def ranking_loss(scores: Tensor, judgements: Judgements, loss: RankingLoss) -> Tensor:
-    """Weighted mean loss over all pairs or all rankings, and over the heads. A scalar
+def ranking_loss(scores: Tensor, judgements: Judgements, loss: RankingLoss, weight: Tensor | float) -> Tensor:
+    """Losses of all pairs or all rankings by each head, weighted, added up and divided. A scalar
 
     Args:
         scores: of each row by each head. (rows, heads)
+        weight: to divide by. For a batch it is what as many prompts weigh on average over all that is learned
+            from: by its own weights, old rankings would count in full wherever they are among themselves.
     """
     if loss == "listwise":
         ranked = scores[judgements.answers].movedim(-1, 0)  # (heads, rankings, K)
         losses = plackett_luce_loss(ranked, judgements.ranks.expand_as(ranked)).T
-        weights = judgements.ranking_weights
     else:
         losses = bradley_terry_loss(scores[judgements.chosen], scores[judgements.rejected])
-        weights = judgements.pair_weights
-    return (losses * weights).sum() / weights.sum()
+    return (losses * judgements.weights(loss)).sum() / weight
 
 
 def centring_loss(scores: Tensor, judgements: Judgements) -> Tensor:

@@ -26,6 +26,7 @@ from trl import RewardConfig as TrlRewardConfig
 from trl import RewardTrainer
 
 from trainers.config import RankingLoss
+from trainers.errors import DataError
 from trainers.metrics import Metrics
 from trainers.models import RewardModel
 from trainers.ranking_batch import (
@@ -94,7 +95,9 @@ def train_on_rankings(
         verification: empty: all epochs are trained and the last weights are kept.
     Returns:
         steps, steps_total, best_step (the weights kept) and whether the run was resumed.
-    Raises: Stopped: the process was told to end; a checkpoint was saved.
+    Raises:
+        Stopped: the process was told to end; a checkpoint was saved.
+        DataError: the step size was too large.
     """
     checkpoint = run_dir.latest_checkpoint()
     watch = Watch()
@@ -108,6 +111,11 @@ def train_on_rankings(
         if trainer.stopped:
             raise Stopped
         trainer.restore_best()
+    if not all(bool(parameter.isfinite().all()) for parameter in reward.parameters()):
+        raise DataError(
+            f"training diverged: with a step size of {schedule.learning_rate:g} some weights are no finite"
+            " numbers any more; set `learning_rate` lower and begin a new run directory"
+        )
     return {
         "steps": trainer.state.global_step,
         "steps_total": trainer.state.max_steps,
@@ -144,6 +152,7 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
         reward.gradient_checkpointing = self.args.activation_checkpointing
         self.reward, self.verification, self.schedule = reward, verification, schedule
         self.run_dir, self.curve, self.watch = run_dir, metrics, watch
+        self.weight_of_prompt = float(judgements_of(train).weights(schedule.loss).sum()) / len(train)
         self.best_weights: dict[str, Tensor] = {}
         self.stopped = False
         self.last_checkpoint_time = time.monotonic()
@@ -151,14 +160,14 @@ class RankingTrainer(RewardTrainer):  # type: ignore[misc]  # TRL ships no types
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean loss of the batch, from one forward pass over each answer."""
+        """The batch's loss, from one forward pass over each answer."""
         ranked, args = inputs["ranked"], self.args
         # where all weights are trained they are in fp32
         is_full = args.bf16 and next(self.reward.parameters()).dtype == torch.float32
         with torch.autocast(args.device.type, torch.bfloat16, enabled=is_full):
             scores = scores_with_gradient(self.reward, rows_of(ranked), self.schedule.rows_per_pass)
         judgements = judgements_of(ranked).to(args.device)
-        loss = ranking_loss(scores, judgements, self.schedule.loss)
+        loss = ranking_loss(scores, judgements, self.schedule.loss, len(ranked) * self.weight_of_prompt)
         means = scores.mean(dim=1)
         margins = means[judgements.chosen] - means[judgements.rejected]  # (pairs,)
         self._remember(loss.detach(), margins.detach())
@@ -272,7 +281,8 @@ def heldout_loss(
     scores = head_scores(reward, rows_of(ranked), schedule.rows_per_pass).mean(dim=1)
     judgements = judgements_of(ranked)
     margins = scores[judgements.chosen] - scores[judgements.rejected]
-    loss = ranking_loss(scores[:, None], judgements, schedule.loss)
+    weight = judgements.weights(schedule.loss).sum()
+    loss = ranking_loss(scores[:, None], judgements, schedule.loss, weight)
     return float(loss), count_correct(margins) / len(margins)
 
 

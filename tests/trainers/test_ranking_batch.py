@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -43,11 +44,16 @@ def test_judgements_point_at_their_answers() -> None:
     ]
 
 
+def loss_of(scores: torch.Tensor, ranked: Sequence[RankedAnswers], loss: RankingLoss) -> torch.Tensor:
+    judgements = judgements_of(ranked)
+    return ranking_loss(scores, judgements, loss, judgements.weights(loss).sum())
+
+
 def test_loss_over_pairs_is_weighted() -> None:
     scores = torch.tensor([[1.0], [0.0], [3.0], [0.0], [0.5]])
     # margins 1, 2 (weight ½) and ½
     expected = (math.log1p(math.exp(-1)) + 0.5 * math.log1p(math.exp(-2)) + math.log1p(math.exp(-0.5))) / 2.5
-    assert float(ranking_loss(scores, judgements_of(RANKED), "pairs")) == pytest.approx(expected)
+    assert float(loss_of(scores, RANKED, "pairs")) == pytest.approx(expected)
 
 
 def test_listwise_loss_is_a_mean_over_annotators_and_prompts() -> None:
@@ -57,14 +63,14 @@ def test_listwise_loss_is_a_mean_over_annotators_and_prompts() -> None:
     second = math.log1p(math.exp(-1))
     other_prompt = math.log1p(math.exp(-0.5))
     expected = (0.6 * (best + second) / 2 + 0.4 * second + other_prompt) / 2
-    assert float(ranking_loss(scores, judgements_of(RANKED), "listwise")) == pytest.approx(expected)
+    assert float(loss_of(scores, RANKED, "listwise")) == pytest.approx(expected)
 
 
 def test_both_losses_are_the_same_for_two_answers_and_one_annotator() -> None:
     ranked = [RANKED[1], RankedAnswers(((5, 3), (7, 3)), ((0, 1, 1.0),), ((0, 1),))]
     scores = torch.tensor([[0.3], [-0.2], [1.1], [0.4]])
-    pairs = ranking_loss(scores, judgements_of(ranked), "pairs")
-    torch.testing.assert_close(ranking_loss(scores, judgements_of(ranked), "listwise"), pairs)
+    pairs = loss_of(scores, ranked, "pairs")
+    torch.testing.assert_close(loss_of(scores, ranked, "listwise"), pairs)
 
 
 @pytest.mark.parametrize("loss", ["pairs", "listwise"])
@@ -74,7 +80,7 @@ def test_heads_learn_by_their_own_weights(loss: RankingLoss) -> None:
         RankedAnswers(((6, 3), (8, 3)), ((0, 1, 1.0),), ((0, 1),), head_weights=(1.0, 2.0)),
     ]
     scores = torch.tensor([[1.0, 9.0], [0.0, 0.0], [2.0, 0.5], [0.0, 0.0]], requires_grad=True)
-    cost = ranking_loss(scores, judgements_of(ranked), loss)
+    cost = loss_of(scores, ranked, loss)
     first, second = (3 * math.log1p(math.exp(-1)) + math.log1p(math.exp(-2))), 2 * math.log1p(math.exp(-0.5))
     assert cost.item() == pytest.approx((first + second) / 6)
     cost.backward()

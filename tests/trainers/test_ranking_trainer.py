@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.tiny_models import tiny_model_dir
-from trainers.config import RewardConfig
+from trainers.config import RankingLoss, RewardConfig
+from trainers.errors import DataError
 from trainers.models import pad
 from trainers.ranking_batch import RankedAnswers
-from trainers.ranking_trainer import Schedule, _pad_id, heldout_loss
+from trainers.ranking_trainer import (
+    RankingTrainer,
+    Schedule,
+    Watch,
+    _pad_id,
+    heldout_loss,
+    train_on_rankings,
+)
 from trainers.reward_model import new_reward_model, score_rows
+from trainers.run_dir import RunDir
 
 SCHEDULE = Schedule(
     loss="pairs", learning_rate=1e-3, epochs=1, prompts_per_step=2, patience=1, rows_per_pass=3, seed=0
@@ -28,6 +40,29 @@ def test_held_out_loss_is_over_pairs_and_weighted() -> None:
     loss, accuracy = heldout_loss(reward, ranked, SCHEDULE)
     assert loss == pytest.approx((losses[0] + 0.5 * losses[1] + losses[2]) / 2.5, rel=1e-5)
     assert accuracy == pytest.approx(sum(margin > 0 for margin in margins) / 3)
+
+
+@pytest.mark.parametrize("loss", ["pairs", "listwise"])
+def test_old_ranking_counts_little_also_in_a_batch_of_its_own(loss: RankingLoss, tmp_path: Path) -> None:
+    reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir())))
+    new = RankedAnswers(((5, 6, 3), (7, 3)), ((0, 1, 1.0),), ((0, 1),), ranking_weights=(1.0,))
+    old = replace(new, pairs=((0, 1, 0.1),), ranking_weights=(0.1,))
+    run_dir = RunDir(tmp_path)
+    with run_dir.metrics() as metrics:
+        schedule = replace(SCHEDULE, loss=loss)
+        trainer = RankingTrainer(reward, [new, old], [], schedule, run_dir, metrics, Watch())
+        costs = [trainer.compute_loss(trainer.model, {"ranked": [own]}).item() for own in (old, new)]
+        both = trainer.compute_loss(trainer.model, {"ranked": [old, new]}).item()
+    assert costs[0] == pytest.approx(0.1 * costs[1])
+    assert both == pytest.approx(sum(costs) / 2)
+
+
+def test_diverged_training_says_so_and_leaves_no_model(tmp_path: Path) -> None:
+    reward, _ = new_reward_model(RewardConfig(base_model=str(tiny_model_dir())))
+    ranked = RankedAnswers(((5, 6, 3), (7, 3)), ((0, 1, 1.0),), ((0, 1),))
+    schedule = replace(SCHEDULE, learning_rate=1e30, epochs=4)
+    with pytest.raises(DataError, match=r"training diverged.* set `learning_rate` lower"):
+        train_on_rankings(reward, [ranked] * 4, [], schedule, RunDir(tmp_path))
 
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])
