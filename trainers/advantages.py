@@ -106,10 +106,12 @@ def adapt_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: int, res
 
         e = clip(KL / target − 1, −0.2, 0.2)        β ← β (1 + e · responses / horizon)
 
+    At most halved or doubled at once: with many responses to a short horizon it would go below zero.
+
     Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2.
     """
     error = min(max(kl / target - 1.0, -0.2), 0.2)
-    return kl_coef * (1.0 + error * responses / horizon)
+    return kl_coef * min(max(1.0 + error * responses / horizon, 0.5), 2.0)
 
 
 def adapt_step_scale(scale: float, approx_kl: float, *, kl_stop: float) -> float:

@@ -83,7 +83,7 @@ class StageConfig:
         for name, kind in get_type_hints(type(self)).items():
             _require(_fits(getattr(self, name), kind), name, getattr(self, name), _in_words(kind))
         _require(bool(self.base_model), "base_model", self.base_model, "a directory or hub name")
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, below 2**63")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, f"0 to {2**32 - 1}")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         response, prompt = self.max_response_tokens, self.max_prompt_tokens
         _require(1 <= response <= MOST_TOKENS, "max_response_tokens", response, f"1 to {MOST_TOKENS}")
@@ -308,6 +308,9 @@ class PPOConfig(StageConfig):
         for name in ("kl_coef", "value_warm_up", "entropy_coef", "missing_eos_penalty", "max_garbled",
                      "disagreement_penalty"):  # fmt: skip
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(
+            self.kl_target is None or self.kl_coef > 0, "kl_coef", self.kl_coef, "above 0 with a `kl_target`"
+        )
         for name in ("learning_rate", "kl_target"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "above 0, or null")

@@ -27,6 +27,10 @@ FIT_STEPS = 25
 FIRST_FIT_STEPS = 60
 FIT_BATCH = 512
 LEARNING_RATE = 1e-3
+LEAST_DEVIATION = 1e-4
+"""A feature that varies by less, measured by the size of all, does not vary."""
+MOST_DEVIATIONS = 1000.0
+"""A standardised feature further from the mean is taken as this far: fp16 holds it."""
 
 
 def value_layer(layers: int, lowest: int = 0) -> int:
@@ -67,8 +71,7 @@ class ValueModel(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, H) -> (N,)"""
-        standardised = (features.to(self.mean) - self.mean) / self.deviation
-        out: Tensor = self.layers(standardised).squeeze(-1)
+        out: Tensor = self.layers(self._standardised(features)).squeeze(-1)
         return out
 
     @torch.no_grad()
@@ -91,18 +94,20 @@ class ValueModel(nn.Module):
         if len(features) != len(returns) or not len(returns):
             raise ShapeError(f"{len(features)} states and {len(returns)} returns; needed is one each")
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._fits)
+        does_vary = True
         if not self._fits:
-            self.mean.copy_(features.float().mean(dim=0))
-            self.deviation.copy_(features.float().std(dim=0, unbiased=False).clamp(min=1e-6))
+            self._memory.clear()
+            does_vary = self._standardise_by(features.float())
         chosen = torch.randperm(len(returns), generator=generator)[:TOKENS_REMEMBERED]
-        self._memory.append((features.cpu()[chosen].half(), returns.cpu()[chosen].float()))
+        states = self._standardised(features[chosen.to(features.device)])
+        self._memory.append((states.cpu().half(), returns.cpu()[chosen].float()))
         steps = FIT_STEPS if self._fits else FIRST_FIT_STEPS
-        self._fits += 1
+        self._fits += does_vary  # else the next features are the first again
         # a fresh optimizer each time: the targets have moved, and a checkpoint need not hold its state
         optimizer = torch.optim.AdamW(self.layers.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
         total = 0.0
         for states, targets in self._batches(steps, generator):
-            loss = functional.mse_loss(self(states), targets)
+            loss = functional.mse_loss(self.layers(states).squeeze(-1), targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -131,9 +136,26 @@ class ValueModel(nn.Module):
         self._memory.extend(zip(state["features"], state["returns"], strict=True))
         self._fits = int(state["fits"])
 
+    def _standardise_by(self, features: Tensor) -> bool:
+        """From now on by these; one that does not vary is measured by the size of all, as it may vary later.
+
+        Returns: whether any of them varies.
+        """
+        size = float(features.square().mean().sqrt()) or 1.0
+        deviation = features.std(dim=0, unbiased=False)
+        varies = deviation > LEAST_DEVIATION * size
+        self.mean.copy_(features.mean(dim=0))
+        self.deviation.copy_(torch.where(varies, deviation, size))
+        return bool(varies.any())
+
+    def _standardised(self, features: Tensor) -> Tensor:
+        return ((features.to(self.mean) - self.mean) / self.deviation).clamp_(
+            -MOST_DEVIATIONS, MOST_DEVIATIONS
+        )
+
     def _batches(self, steps: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         features = torch.cat([states for states, _ in self._memory])
         returns = torch.cat([targets for _, targets in self._memory])
         for _ in range(steps):
             rows = torch.randint(len(returns), (FIT_BATCH,), generator=generator)
-            yield features[rows].to(self.mean.device), returns[rows].to(self.mean.device)
+            yield features[rows].to(self.mean), returns[rows].to(self.mean)

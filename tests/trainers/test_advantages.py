@@ -110,6 +110,9 @@ def test_adaptive_coefficient_by_its_formula() -> None:
     # far above and far below, e is clipped to ±0.2
     assert adapt_kl_coef(0.1, 600.0, target=5.0, horizon=1000, responses=100) == pytest.approx(0.102)
     assert adapt_kl_coef(0.1, 0.0, target=5.0, horizon=1000, responses=100) == pytest.approx(0.098)
+    # many responses to a short horizon
+    assert adapt_kl_coef(0.1, 0.0, target=5.0, horizon=64, responses=512) == pytest.approx(0.05)
+    assert adapt_kl_coef(0.1, 600.0, target=5.0, horizon=64, responses=512) == pytest.approx(0.2)
 
 
 def test_moments_in_batches_are_those_of_all_scores() -> None:

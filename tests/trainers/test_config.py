@@ -65,6 +65,7 @@ def test_config_cannot_be_changed(kind: type[StageConfig]) -> None:
         (PPOConfig, {"reward_timeout_s": 0.0}),
         (PPOConfig, {"learning_rate": -1.0}),
         (PPOConfig, {"kl_target": 0.0}),
+        (PPOConfig, {"kl_coef": 0.0, "kl_target": 5.0}),
         (PPOConfig, {"entropy_coef": -0.1}),
         (PPOConfig, {"missing_eos_penalty": -0.1}),
         (PPOConfig, {"max_garbled": -0.1}),
@@ -72,6 +73,7 @@ def test_config_cannot_be_changed(kind: type[StageConfig]) -> None:
         (CompareConfig, {"max_response_tokens": 10**9}),
         (RewardConfig, {"threads": 10**6}),
         (RewardConfig, {"seed": -1}),
+        (RewardConfig, {"seed": 2**32}),
     ],
 )
 def test_value_out_of_range_names_the_field(kind: type[StageConfig], fault: dict[str, Any]) -> None:
