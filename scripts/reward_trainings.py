@@ -17,9 +17,10 @@ from scripts.linear_reward import LinearReward
 from scripts.make_base_model import WEIGHTS_DIR
 from trainers import reward
 from trainers.config import RewardConfig
+from trainers.conversations import encode_conversations
 from trainers.errors import DataError
 from trainers.evaluation import Outcome, decide_gate, pair_accuracy
-from trainers.models import encode_conversations, load_reward_model, score_weight, unwrap
+from trainers.models import load_reward_model, score_weight, unwrap
 from trainers.preferences import derive_preferences, split_preferences
 from trainers.records import Candidates, Preference, Ranking, write_jsonl
 from trainers.reward_model import head_scores

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora import Embedding
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from trainers.errors import ModelError
-from trainers.model_files import readable
+from trainers.model_files import readable, verify_published
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -36,8 +37,32 @@ def holds_adapter(path: Path) -> bool:
 
 
 def load_adapter(model: nn.Module, path: Path) -> PeftModel:
+    """The model with the adapter of a directory.
+
+    Raises: ModelError: it does not fit, or is more than two thin matrices, A and B, beside linear layers: no
+        more is computed by our own layers (`trainers.llama_layers`).
+    """
     with readable(path), _without_deprecations():
-        return cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
+        _require_plain(PeftConfig.from_pretrained(str(path)), path)
+        adapted = cast(PeftModel, PeftModel.from_pretrained(model, str(path)))
+    if any(isinstance(module, Embedding) for module in adapted.modules()):
+        raise _not_plain(path, "adapts an embedding")
+    return adapted
+
+
+def _require_plain(settings: PeftConfig, path: Path) -> None:
+    if settings.peft_type != PeftType.LORA:
+        raise _not_plain(path, f"is of the kind {settings.peft_type}")
+    for name, plain in (("use_dora", False), ("lora_bias", False), ("bias", "none")):
+        if (found := getattr(settings, name, plain)) != plain:
+            raise _not_plain(path, f"has `{name}` = `{found}`")
+
+
+def _not_plain(path: Path, fault: str) -> ModelError:
+    return ModelError(
+        f"the adapter `{path}` {fault}; needed is plain LoRA on linear layers: train such a one, or merge the"
+        " adapter into its base and give the directory with all weights"
+    )
 
 
 def new_adapter(
@@ -74,10 +99,12 @@ def new_adapter(
 def add_trunk_of_classifier(model: PeftModel, name: str, path: Path) -> None:
     """Another adapter beside the model's own, that of a classifier without its score heads.
 
-    Raises: ModelError: it does not fit.
+    Raises: ModelError: it does not fit, or is not as it was published.
     """
+    verify_published(path)
     with readable(path), _without_deprecations():
-        settings = LoraConfig.from_pretrained(str(path))
+        settings = cast(LoraConfig, PeftConfig.from_pretrained(str(path)))
+        _require_plain(settings, path)
         settings.modules_to_save, settings.task_type = None, "CAUSAL_LM"
         weights = load_file(path / ADAPTER_FILE)
         model.add_adapter(name, settings)

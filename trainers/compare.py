@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from trainers.config import CompareConfig
+from trainers.conversations import encode_prompts, load_tokenizer
 from trainers.errors import DataError
 from trainers.metrics import Metrics
-from trainers.models import encode_prompts, load_policy, load_tokenizer
+from trainers.model_files import load_config, longest_prompt
+from trainers.models import load_policy
 from trainers.records import Comparison, Prompt, Response, read_jsonl, write_jsonl
 from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
@@ -70,10 +72,13 @@ def _answers(
     done: int,
 ) -> list[Response]:
     tokenizer = load_tokenizer(config.base_model)
+    most = longest_prompt(
+        load_config(config.base_model), config.max_prompt_tokens, config.max_response_tokens
+    )
     rollout = sample(
         load_policy(config.base_model, directory),
         tokenizer,
-        encode_prompts(tokenizer, prompts, max_tokens=config.max_prompt_tokens),
+        encode_prompts(tokenizer, prompts, max_tokens=most),
         temperature=config.temperature,
         max_new_tokens=config.max_response_tokens,
         generator=torch.Generator().manual_seed(config.seed),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_type_hints
 
+from trainers.address import is_url, require_address
 from trainers.errors import ConfigError
+from trainers.field_types import fits, in_words
 
 Tuning = Literal["auto", "full", "lora"]
 RankingLoss = Literal["pairs", "listwise"]
@@ -25,41 +25,11 @@ FREE_FIELDS = (
 """May change while a run is interrupted: they decide how the work is done, not what comes out."""
 MOST_THREADS = 1024
 MOST_TOKENS = 1_000_000
-_WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a finite number",
-    str: "a text",
-    NoneType: "null",
-}
 
 
 def _require(condition: bool, field: str, value: object, needed: str) -> None:
     if not condition:
         raise ConfigError(f"`{field}` is `{value}`; needed is {needed}")
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of the annotated type; a whole number is also a number, true and false are none."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
-    if isinstance(kind, UnionType):
-        return any(_fits(value, part) for part in get_args(kind))
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    return type(value) is kind
-
-
-def _in_words(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(f"`{choice}`" for choice in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"a list, each {_in_words(get_args(kind)[0])}"
-    if isinstance(kind, UnionType):
-        return " or ".join(_in_words(part) for part in get_args(kind))
-    return _WORDS[kind]
 
 
 @dataclass(frozen=True)
@@ -81,7 +51,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
-            _require(_fits(getattr(self, name), kind), name, getattr(self, name), _in_words(kind))
+            _require(fits(getattr(self, name), kind), name, getattr(self, name), in_words(kind))
         _require(bool(self.base_model), "base_model", self.base_model, "a directory or hub name")
         _require(0 <= self.seed < 2**32, "seed", self.seed, f"0 to {2**32 - 1}")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
@@ -295,6 +265,8 @@ class PPOConfig(StageConfig):
             self.reward_model,
             "a directory, `module:function` or URL",
         )
+        if is_url(self.reward_model):
+            require_address(self.reward_model)
         _require(
             not (self.shard_base and self.tuning == "full"), "tuning", self.tuning, "`lora` with `shard_base`"
         )

@@ -23,8 +23,10 @@ from typing import Any
 import torch
 
 from trainers.config import GenerationConfig
-from trainers.errors import DataError
-from trainers.models import PolicyModel, encode_prompts, load_policy, load_tokenizer
+from trainers.conversations import encode_prompts, load_tokenizer
+from trainers.errors import DataError, RecordError, RunError
+from trainers.model_files import load_config, longest_prompt
+from trainers.models import PolicyModel, load_policy
 from trainers.quality import Choice, Draw, choose
 from trainers.records import Candidates, Language, Prompt, Response, read_jsonl, write_jsonl
 from trainers.run_dir import RunDir
@@ -179,6 +181,9 @@ class PolicySampler:
         self.config = config
         self.directories = {BASE: "", **dict(zip(config.policy_ids, config.policies, strict=True))}
         self.tokenizer = load_tokenizer(config.base_model)
+        self.max_prompt_tokens = longest_prompt(
+            load_config(config.base_model), config.max_prompt_tokens, config.max_response_tokens
+        )
         self._loaded: tuple[str, PolicyModel] | None = None
 
     def draw(self, jobs: Sequence[Job], prompts: Mapping[str, Prompt]) -> list[Draw]:
@@ -189,7 +194,7 @@ class PolicySampler:
                 self.tokenizer,
                 [prompts[job.prompt_id]],
                 STYLES[job.style][language(prompts[job.prompt_id].text)],
-                config.max_prompt_tokens,
+                self.max_prompt_tokens,
             )[0]
             for job in jobs
         ]
@@ -220,16 +225,23 @@ class Journal:
     """What was drawn so far, one batch a line; a half-written last line is forgotten."""
 
     def __init__(self, path: Path) -> None:
+        """Raises: RunError: a whole line is no batch of draws."""
         self.draws: dict[str, list[Draw]] = defaultdict(list)
         self._known: set[tuple[str, int, int]] = set()
         self._file = path.open("a+b")
         self._file.seek(0)
         end = 0
-        for line in self._file:
+        for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
             end += len(line)
-            self._take(Draw.from_json(draw) for draw in json.loads(line))
+            try:
+                self._take([Draw.from_json(draw) for draw in _batch(line)])
+            except (ValueError, RecursionError) as error:
+                self._file.close()
+                raise RunError(
+                    f"`{path}` line {number} is damaged; delete the file (or the run directory) to begin anew"
+                ) from error
         self._file.truncate(end)
 
     def __contains__(self, job: Job) -> bool:
@@ -252,6 +264,13 @@ class Journal:
         for draw in draws:
             self.draws[draw.prompt_id].append(draw)
             self._known.add((draw.prompt_id, draw.place, draw.attempt))
+
+
+def _batch(line: bytes) -> list[Any]:
+    batch = json.loads(line)
+    if not isinstance(batch, list):
+        raise RecordError("a batch of draws is no list")
+    return batch
 
 
 def _read_prompts(path: Path) -> dict[str, Prompt]:

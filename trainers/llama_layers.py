@@ -22,7 +22,7 @@ from trainers.layer_functions import gated, rms_norm, turned
 
 def is_llama(trunk: nn.Module) -> bool:
     """Whether the layers of this trunk compute what `Layer` does, and their weights are whole."""
-    config, layer = cast(Any, trunk).config, cast(Any, trunk).layers[0]
+    config = cast(Any, trunk).config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     return (
         config.model_type in ("llama", "qwen2", "qwen3")
@@ -30,7 +30,8 @@ def is_llama(trunk: nn.Module) -> bool:
         and config.hidden_act == "silu"
         and not getattr(config, "use_sliding_window", False)
         and rope in ("default", "linear", "llama3", "yarn")
-        and all(weights.is_floating_point() for weights in layer.parameters())  # else it is quantised
+        # else it is quantised
+        and all(weights.is_floating_point() for weights in cast(Any, trunk).layers[0].parameters())
     )
 
 

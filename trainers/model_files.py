@@ -6,22 +6,38 @@ Reads the configuration only. Used by `trainers.models`, which loads the weights
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from trainers.errors import MemoryLimitError, ModelError, ModelMissingError
+from trainers.errors import ConfigError, MemoryLimitError, ModelError, ModelMissingError
+from trainers.manifest import MANIFEST, verify_manifest
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 """What is downloaded of a hub model: no pickles, no code."""
 OVERHEAD = 1.2
 """Activations and the cache of keys and values, on top of the weights."""
+LEAST_PROMPT = 8
+"""Tokens of a model's context that a response must leave."""
+SUPPORTED = "a model of the Llama, Qwen2, Qwen3 or Mistral family"
+_UNUSABLE = (
+    AttributeError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What the libraries raise on files that they cannot use."""
 
 
 def local_directory(model: str | Path) -> str:
@@ -55,7 +71,7 @@ def load_config(base_model: str) -> PreTrainedConfig:
         if getattr(config, scaling, None) not in (None, 1, 1.0):
             raise ModelError(
                 f"`{base_model}` ({config.model_type}) changes its logits by `{scaling}`, "
-                "which is not supported; use a model of the Llama, Qwen2, Qwen3 or Mistral family"
+                f"which is not supported; use {SUPPORTED}"
             )
     return cast(PreTrainedConfig, config)
 
@@ -80,19 +96,38 @@ def check_memory(config: PreTrainedConfig, name: str, shards: int = 1, base_bits
         )
 
 
+def longest_prompt(config: PreTrainedConfig, max_prompt_tokens: int, max_response_tokens: int) -> int:
+    """Most tokens of a prompt: those asked for, or as many as a response leaves in the model's context.
+
+    Raises: ConfigError: it leaves no room.
+    """
+    room = getattr(config, "max_position_embeddings", 2**31) - max_response_tokens
+    if room < LEAST_PROMPT:
+        raise ConfigError(
+            f"`max_response_tokens` is `{max_response_tokens}`, which leaves {room} tokens of the model's "
+            f"context for the prompt; needed are at least {LEAST_PROMPT}: set it lower"
+        )
+    return min(max_prompt_tokens, room)
+
+
 def parameter_count(config: PreTrainedConfig) -> int:
     """Parameters of a model, without making any.
 
-    Raises: ModelError: it is no causal language model.
+    Raises: ModelError: it is no causal language model, or of an architecture that is not supported.
     """
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except ValueError as error:
+    except _UNUSABLE as error:
         raise ModelError(
-            f"`{config.model_type}` is no causal language model; needed is one of the Llama, Qwen2, Qwen3 or "
-            "Mistral family"
+            f"a configuration of type `{config.model_type}` gives no causal language model "
+            f"({_first_line(error)}); needed is {SUPPORTED}"
         ) from error
+    if not hasattr(model.base_model, "layers"):
+        raise ModelError(
+            f"a model of type `{config.model_type}` is not supported, since its trunk has no `layers`; "
+            f"needed is {SUPPORTED}"
+        )
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -125,17 +160,71 @@ def _reclaimable(root: Path) -> int:
     return int(statistics.get("inactive_file", 0))
 
 
+def verify_published(directory: Path) -> None:
+    """Raises: ModelError: the directory has a manifest, and is not what that says."""
+    if (directory / MANIFEST).is_file():
+        verify_manifest(directory.resolve())
+
+
+def require_all_weights(info: dict[str, Any], layers: int, directory: str | Path) -> None:
+    """Refuse weights that are not those of the configuration: in their place the library makes random ones.
+
+    A score head may be missing: it is made new, or comes with an adapter.
+
+    Args:
+        info: what the loader tells with `output_loading_info`.
+        layers: of the configuration.
+    Raises: ModelError: a weight is missing or has another shape, or there are layers too many.
+    """
+    if missing := sorted(name for name in info["missing_keys"] if not name.endswith("score.weight")):
+        fault = f"lacks {_some(missing)}"
+    elif changed := sorted(name for name, *_ in info["mismatched_keys"]):
+        fault = f"has another shape of {_some(changed)} than config.json says"
+    elif surplus := sorted(name for name in info["unexpected_keys"] if _layer_number(name) >= layers):
+        fault = f"has {_some(surplus)}, but `num_hidden_layers` is `{layers}` in config.json"
+    else:
+        return
+    raise ModelError(
+        f"`{directory}` {fault}; needed are the weights of exactly this config.json: get the model again"
+    )
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"`{name}`" for name in names[:3]) + rest
+
+
+def _layer_number(name: str) -> int:
+    """The layer that a weight belongs to, -1 if to none."""
+    found = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    return int(found[1]) if found else -1
+
+
 @contextlib.contextmanager
 def readable(directory: str | Path) -> Iterator[None]:
     """Turn what the libraries raise on a damaged or unsafe model into a `ModelError`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"`{directory}` holds no usable Hugging Face model; needed are config.json, *.safetensors and "
-            f"the tokenizer's files ({_first_line(error)})"
-        ) from error
+    except _UNUSABLE as error:
+        raise ModelError(f"{_unusable(Path(directory))} ({_first_line(error)})") from error
+
+
+def _unusable(directory: Path) -> str:
+    if (directory / "adapter_config.json").is_file():
+        return (
+            f"`{directory}` holds no usable adapter on this base model; needed are adapter_config.json and "
+            "adapter_model.safetensors"
+        )
+    if (directory / "model").is_dir():
+        return f"`{directory}` holds no model itself; did you mean `{directory / 'model'}`?"
+    return (
+        f"`{directory}` holds no usable Hugging Face model; needed are config.json, *.safetensors and "
+        "the tokenizer's files"
+    )
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith(":"):  # the reason is in the next
+        lines[0] = " ".join(line.strip() for line in lines[:2])
+    return lines[0][:200]

@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -33,13 +32,21 @@ from transformers.utils import logging as transformers_logging
 
 from trainers.adapters import holds_adapter, load_adapter
 from trainers.config import PPOConfig, RewardConfig
+from trainers.conversations import load_tokenizer
 from trainers.errors import ModelError, ModelMissingError
 from trainers.fused_layers import layers_of
 from trainers.llama_layers import Layer, is_llama
-from trainers.model_files import check_memory, load_config, local_directory, parameter_count, readable
+from trainers.model_files import (
+    check_memory,
+    load_config,
+    local_directory,
+    parameter_count,
+    readable,
+    require_all_weights,
+    verify_published,
+)
 from trainers.packed_trunk import pack, wanted_states
 from trainers.quantisation import quantisation
-from trainers.records import Prompt
 from trainers.split_trunk import SplitTrunk
 
 SMALL_MODEL_PARAMETERS = 50_000_000
@@ -211,32 +218,13 @@ def device_and_dtype() -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.float32
 
 
-def load_tokenizer(path: str | Path, padding_side: str = "left") -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory or hub name.
-
-    Raises: ModelError: there is none, or it has no chat template or end token.
-    """
-    source = local_directory(path)
-    with readable(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side=padding_side, trust_remote_code=False)
-    tokenizer.padding_side = padding_side
-    if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"the tokenizer of `{path}` has no chat template or no end token; "
-            "needed is a chat model (its name often ends in `-Instruct`)"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masks go by length, so pad may be EOS
-    return cast(PreTrainedTokenizerBase, tokenizer)
-
-
 def load_policy(base_model: str, directory: str = "") -> PolicyModel:
     """A policy in eval mode: the base, full weights, or the base with an adapter.
 
     Args:
         base_model: local directory or hub name.
         directory: what training produced; empty is the base model itself.
-    Raises: ModelError: missing, damaged, unsafe or too large.
+    Raises: ModelError: missing, damaged, changed, unsafe or too large.
     """
     device, dtype = device_and_dtype()
     language_model = load_language_model(base_model, directory, dtype)
@@ -246,20 +234,28 @@ def load_policy(base_model: str, directory: str = "") -> PolicyModel:
 def load_reward_model(base_model: str, directory: str) -> RewardModel:
     """A reward model in eval mode: full weights, or an adapter with its score heads on the base.
 
-    Full weights may be of any architecture that scores the last token, with a tokenizer of their own.
+    Full weights may be of another family than the base model, with a tokenizer of their own.
 
-    Raises: ModelError: missing, damaged, unsafe, too large, or with another kind of head.
+    Raises: ModelError: missing, damaged, changed, unsafe, too large, or with another kind of head.
     """
     device, dtype = device_and_dtype()
     path = existing(directory)
     is_adapter = holds_adapter(path)
     source = local_directory(base_model if is_adapter else path)
-    check_memory(load_config(source), source)
+    config = load_config(source)
+    check_memory(config, source)
     heads = len(score_weight(path))
     with readable(source), without_report_of_new_head():
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=heads, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        classifier, info = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=heads,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+    require_all_weights(info, config.num_hidden_layers, source)
     if is_adapter:
         classifier = load_adapter(classifier, path)
     reward = assembled_reward_model(classifier, path, base_model)
@@ -298,46 +294,6 @@ def resolve_tuning(config: PPOConfig | RewardConfig, parameter_count: int) -> Li
     return "full" if parameter_count < SMALL_MODEL_PARAMETERS else "lora"
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    style_system: str | None = None,
-    max_tokens: int | None = None,
-) -> list[list[int]]:
-    """Token ids of each conversation up to where the response begins.
-
-    Args:
-        style_system: a style instruction, added to the prompt's own system message.
-        max_tokens: of a longer prompt the last tokens are kept.
-    """
-    encoded = []
-    for prompt in prompts:
-        system = "\n".join(part for part in (prompt.system, style_system) if part)
-        turns: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
-        turns += [{"role": turn.role, "content": turn.content} for turn in prompt.history]
-        turns.append({"role": "user", "content": prompt.text})
-        ids = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        encoded.append(list(cast(list[int], ids))[-(max_tokens or 0) :])
-    return encoded
-
-
-def encode_conversations(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    max_prompt_tokens: int | None = None,
-    max_response_tokens: int | None = None,
-) -> list[list[int]]:
-    """Token ids of prompt, response and EOS: what a reward model reads, scored at that EOS."""
-    encoded = encode_prompts(tokenizer, prompts, max_tokens=max_prompt_tokens)
-    texts = tokenizer(list(responses), add_special_tokens=False)["input_ids"] if responses else []
-    eos = cast(int, tokenizer.eos_token_id)
-    pairs = zip(encoded, texts, strict=True)
-    return [[*prompt, *response[:max_response_tokens], eos] for prompt, response in pairs]
-
-
 def pad(rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
     """Rows of token ids as one tensor and its mask, True on real tokens. ((B, T), (B, T) bool)"""
     width = max(len(row) for row in rows)
@@ -366,12 +322,22 @@ def load_language_model(
     path = existing(directory) if directory else None
     is_adapter = path is not None and holds_adapter(path)
     source = local_directory(path if path is not None and not is_adapter else base_model)
-    check_memory(load_config(source), source, shards, base_bits)
+    config = load_config(source)
+    check_memory(config, source, shards, base_bits)
     quantised = {} if base_bits == 16 else quantisation(base_bits, dtype)
     with readable(source):
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **quantised
+        # the library's types know nothing of the second result
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **quantised,
         )
+    model, info = cast(tuple[nn.Module, dict[str, Any]], loaded)
+    require_all_weights(info, config.num_hidden_layers, source)
     return load_adapter(model, cast(Path, path)) if is_adapter else model
 
 
@@ -404,10 +370,11 @@ def without_report_of_new_head() -> Iterator[None]:
 
 
 def existing(directory: str) -> Path:
-    """A model's directory. Raises: ModelMissingError: there is none."""
+    """A model's directory. Raises: ModelMissingError: there is none. ModelError: it is not as published."""
     path = Path(directory)
     if not path.is_dir():
         raise ModelMissingError(
             f"the model directory `{directory}` does not exist; needed is what a training run produced"
         )
+    verify_published(path)
     return path

@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trainers import reward_source
 from trainers.config import PPOConfig
+from trainers.conversations import encode_prompts, load_tokenizer
 from trainers.distributed import Group, current
-from trainers.errors import ConfigError
+from trainers.errors import ModelError
 from trainers.metrics import Metrics, NoMetrics
-from trainers.models import (
-    SMALL_MODEL_PARAMETERS,
-    PolicyModel,
-    encode_prompts,
-    load_tokenizer,
-)
+from trainers.model_files import longest_prompt
+from trainers.models import SMALL_MODEL_PARAMETERS, PolicyModel
 from trainers.ppo_state import TrainingState, load_state, save_state
 from trainers.records import Prompt
 from trainers.reward_source import RewardFunction, load_reward
@@ -134,12 +132,9 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
         torch.set_num_threads(config.threads)
     group = current()
     policy = _load_policy(config, group)
-    room = getattr(policy.causal_model.config, "max_position_embeddings", 2**31) - config.max_response_tokens
-    if room < 8:
-        raise ConfigError(
-            f"`max_response_tokens` is `{config.max_response_tokens}`, which leaves {room} tokens of the "
-            "model's context for the prompt; needed are at least 8: set it lower"
-        )
+    prompt_tokens = longest_prompt(
+        policy.causal_model.config, config.max_prompt_tokens, config.max_response_tokens
+    )
     optimizer = make_optimizer(config, policy)
     value_model = load_value_model(config, policy.causal_model.config.hidden_size).to(policy.device)
     checkpoint = group.on_main(run_dir.latest_checkpoint)
@@ -156,7 +151,7 @@ def start(config: PPOConfig, run_dir: RunDir, reward: RewardFunction | None) -> 
         optimizer=optimizer,
         value_model=value_model,
         metrics=run_dir.metrics(offset) if group.is_main else NoMetrics(),
-        max_prompt_tokens=min(config.max_prompt_tokens, room),
+        max_prompt_tokens=prompt_tokens,
         group=group,
     )
     return trainer, state
@@ -170,11 +165,20 @@ def _load_policy(config: PPOConfig, group: Group) -> TrainablePolicy:
 
 
 def load_value_model(config: PPOConfig, features: int) -> ValueModel:
-    """The one that the starting policy was trained with, or a new one."""
+    """The one that the starting policy was trained with, or a new one.
+
+    Raises: ModelError: it is damaged, or was trained on another base model.
+    """
     value_model = ValueModel(features, config.seed)
     path = Path(config.start_policy) / VALUE_MODEL_FILE
     if config.start_policy and path.is_file():
-        value_model.start_from(load_file(path))
+        try:
+            value_model.start_from(load_file(path))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"`{path}` is damaged or belongs to another base model; name another `start_policy`, or make "
+                "this one again"
+            ) from error
     return value_model
 
 

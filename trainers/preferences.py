@@ -27,6 +27,8 @@ MIN_HELDOUT_PROMPTS = 1
 """Fewer prompts with a preference to measure accuracy on than this is an error."""
 
 _TRAIN_SHARE, _VERIFICATION_SHARE = 0.60, 0.12  # the rest is unseen
+_EVEN = 1e-9
+"""A margin of votes no larger than this comes from rounding: weights of rounds are no whole numbers."""
 _INVISIBLE = frozenset("\ufeff\u200b\u2060\u00ad")
 _LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
@@ -98,7 +100,8 @@ def derive_preferences(
     Returns:
         At most one preference a pair, sorted by ids.
     Raises:
-        RecordError: a ranking does not fit the candidates or itself, or an annotator ranked a prompt twice.
+        RecordError: a ranking does not fit the candidates or itself, an annotator ranked a prompt twice, or
+            the id of a prompt or of a ranking is there twice.
     """
     counted: dict[tuple[str, str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for ranking in _checked(rankings, candidates):
@@ -109,7 +112,7 @@ def derive_preferences(
     for (prompt, first, second), by_round in counted.items():
         # in the order of the rounds: a sum of floats depends on its order
         margin = sum(weights[number] * sum(by_round[number]) for number in sorted(by_round))
-        if margin:
+        if abs(margin) > _EVEN:
             chosen, rejected = (first, second) if margin > 0 else (second, first)
             votes = sum(map(len, by_round.values()))
             preferences.append(Preference(prompt, chosen, rejected, abs(margin) / votes, votes))
@@ -161,9 +164,21 @@ def require_enough(
     if counts.prompts_train < MIN_TRAIN_PROMPTS or counts.prompts_heldout < MIN_HELDOUT_PROMPTS:
         raise DataError(
             f"{counts.prompts_train} prompts with a preference are for training and {counts.prompts_heldout}"
-            f" held out; needed are at least {MIN_TRAIN_PROMPTS} and {MIN_HELDOUT_PROMPTS}: rank more prompts"
+            f" held out; needed are at least {MIN_TRAIN_PROMPTS} and {MIN_HELDOUT_PROMPTS}:"
+            f" {_way_to_enough(counts, set(splits.values()))}"
         )
     return counts
+
+
+def _way_to_enough(counts: Sufficiency, splits: set[Split]) -> str:
+    """What to do about too few prompts, given the splits that there are: ranking alone adds none."""
+    by_text = "where the text decides it, add prompts"
+    if splits == {"train"}:
+        advice = f"`split` of some prompts must be `verification` or `unseen`, all have `train` ({by_text})"
+        return advice + "; rank more prompts" * (counts.prompts_train < MIN_TRAIN_PROMPTS)
+    if "train" not in splits:
+        return f"`split` of some prompts must be `train`, none has it ({by_text})"
+    return "rank more prompts"
 
 
 def split_preferences(
@@ -291,8 +306,13 @@ def _is_visible(character: str) -> bool:
 
 
 def _checked(rankings: Iterable[Ranking], candidates: Iterable[Candidates]) -> Iterator[Ranking]:
-    known = {c.prompt.id: frozenset(response.id for response in c.responses) for c in candidates}
+    known: dict[str, frozenset[str]] = {}
+    for entry in candidates:
+        if entry.prompt.id in known:
+            raise RecordError(f"prompt `{entry.prompt.id}` has candidates twice; needed is one line for each")
+        known[entry.prompt.id] = frozenset(response.id for response in entry.responses)
     seen: set[tuple[str, str]] = set()
+    ranking_ids: set[str] = set()
     for ranking in rankings:
         ids = [response_id for group in ranking.order for response_id in group]
         if ranking.prompt_id not in known:
@@ -307,7 +327,10 @@ def _checked(rankings: Iterable[Ranking], candidates: Iterable[Candidates]) -> I
             raise _malformed(ranking, "it has a place without an answer; remove the empty group")
         if (ranking.prompt_id, ranking.annotator) in seen:
             raise _malformed(ranking, "its annotator has another ranking of the same prompt; keep the newest")
+        if ranking.id in ranking_ids:
+            raise _malformed(ranking, "another ranking has the same id; give each its own")
         seen.add((ranking.prompt_id, ranking.annotator))
+        ranking_ids.add(ranking.id)
         yield ranking
 
 

@@ -19,10 +19,11 @@ from typing import Any, Literal
 import torch
 
 from trainers.config import RewardConfig
-from trainers.errors import ModelError
+from trainers.conversations import encode_conversations
+from trainers.errors import ModelError, RecordError
 from trainers.manifest import verify_manifest
 from trainers.model_files import load_config
-from trainers.models import encode_conversations, load_reward_model
+from trainers.models import load_reward_model
 from trainers.preferences import derive_preferences, require_enough, weight_by_round
 from trainers.ranking_batch import RankedAnswers, bootstrap_weights
 from trainers.ranking_trainer import Schedule, train_on_rankings
@@ -87,6 +88,7 @@ def run(config: RewardConfig, run_dir: RunDir) -> dict[str, Any]:
 
     # 1. Rankings become preferences between answers, those of some prompts held out.
     candidates = read_jsonl(run_dir.input("candidates.jsonl"), Candidates)
+    _require_unique_ids(candidates)
     rankings = read_jsonl(run_dir.input("rankings.jsonl"), Ranking)
     splits: dict[str, Split] = {c.prompt.id: c.prompt.split for c in candidates}
     preferences = derive_preferences(rankings, candidates, decay=config.ranking_decay)
@@ -230,6 +232,18 @@ class _Ranked:
         """The place of each response in a ranking, −1 where it is not ranked."""
         places = {key: place for place, group in enumerate(ranking.order) for key in group}
         return tuple(places.get(response.id, -1) for response in self.responses)
+
+
+def _require_unique_ids(candidates: Iterable[Candidates]) -> None:
+    """Scores go by the answers' ids alone."""
+    prompt_of: dict[str, str] = {}
+    for entry in candidates:
+        for response in entry.responses:
+            if (other := prompt_of.setdefault(response.id, entry.prompt.id)) != entry.prompt.id:
+                raise RecordError(
+                    f"an answer to prompt `{other}` and one to `{entry.prompt.id}` have the same id"
+                    f" `{response.id}`; needed is each id once, e.g. `{entry.prompt.id}-{response.id}`"
+                )
 
 
 def _by_prompt(

@@ -11,13 +11,15 @@ goes into a log or a message. Used by `trainers.reward_source`.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import httpx
 
+from trainers.address import require_address
 from trainers.errors import ConfigError, ScorerError
 from trainers.records import Prompt
 
@@ -32,10 +34,6 @@ class _AwayError(Exception):
     """The scorer did not answer this time; the message says how."""
 
 
-def is_url(reward_model: str) -> bool:
-    return reward_model.startswith(("http://", "https://"))
-
-
 def http_reward(
     url: str, *, batch_size: int, timeout_s: float
 ) -> Callable[[Sequence[Prompt], Sequence[str]], list[float]]:
@@ -45,59 +43,74 @@ def http_reward(
 
     Args:
         batch_size: responses in one request.
-        timeout_s: seconds for one request.
+        timeout_s: seconds for one request, from connecting to the answer's last byte.
     Raises: ConfigError: the address is none, or holds a password, which would end up in the run's files.
     """
-    _require_address(url)
+    require_address(url)
+    try:
+        _ = httpx.URL(url).host
+    except (httpx.InvalidURL, ValueError):  # a message of theirs may hold the address
+        raise ConfigError(
+            "`reward_model` is no address that can be used: its host cannot be read; needed is "
+            "`http://HOST:PORT/PATH`"
+        ) from None
 
-    def reward(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    async def ask(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         scores: list[float] = []
-        with httpx.Client(timeout=timeout_s, follow_redirects=False, trust_env=False) as client:
+        # without httpx's own limits, which are for each read: a byte now and then would never end
+        client = httpx.AsyncClient(timeout=None, follow_redirects=False, trust_env=False)  # noqa: S113
+        async with client:
             for start in range(0, len(responses), batch_size):
                 part = slice(start, start + batch_size)
-                scores += _ask(client, url, prompts[part], responses[part])
+                scores += await _ask(client, url, prompts[part], responses[part], timeout_s)
         return scores
 
-    return reward
+    return lambda prompts, responses: _finished(ask(prompts, responses))
 
 
-def _require_address(url: str) -> None:
+def _finished(work: Coroutine[Any, Any, list[float]]) -> list[float]:
+    """What the work comes to, also where the caller runs in a loop of asyncio, as in a notebook."""
     try:
-        address = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"`reward_model` is no address that can be used ({error})") from error
-    if not address.host:
-        raise ConfigError(
-            f"`reward_model` is `{url}`, which names no host; needed is `http://HOST:PORT/PATH`"
-        )
-    if address.userinfo or address.query:
-        raise ConfigError(
-            f"`reward_model` at `{address.host}` holds a password or a query, which would be written into "
-            "the run's files and the model's lineage; needed is an address without, e.g. of a local proxy"
-        )
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        with ThreadPoolExecutor(1) as own_thread:
+            return own_thread.submit(asyncio.run, work).result()
+    return asyncio.run(work)
 
 
-def _ask(client: httpx.Client, url: str, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+async def _ask(
+    client: httpx.AsyncClient,
+    url: str,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    timeout_s: float,
+) -> list[float]:
     asked = {"prompts": [_as_asked(prompt) for prompt in prompts], "responses": list(responses)}
     content = json.dumps(asked, ensure_ascii=False).encode("utf-8", errors="replace")
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _scores(url, _answer(client, url, content), len(responses))
+            body = await _answer(client, url, content, timeout_s)
+            return _scores(url, body, len(responses))
         except _AwayError as error:
             if attempt == ATTEMPTS:
                 raise ScorerError(
                     f"the scorer `{url}` {error}, {ATTEMPTS} times; start or mend it, then start the run "
                     "again: it goes on from its last checkpoint"
                 ) from error.__cause__
-            time.sleep(PAUSE_S * attempt)
+            await asyncio.sleep(PAUSE_S * attempt)
     raise AssertionError("unreachable")
 
 
-def _answer(client: httpx.Client, url: str, content: bytes) -> bytes:
+async def _answer(client: httpx.AsyncClient, url: str, content: bytes, timeout_s: float) -> bytes:
     """The body of the scorer's answer. Raises: _AwayError, ScorerError."""
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     try:
-        with client.stream("POST", url, content=content, headers=headers) as response:
+        async with (
+            asyncio.timeout(timeout_s),
+            client.stream("POST", url, content=content, headers=headers) as response,
+        ):
             if response.status_code in OVERLOADED:
                 raise _AwayError(f"answered {response.status_code}")
             if response.status_code != httpx.codes.OK:
@@ -109,13 +122,18 @@ def _answer(client: httpx.Client, url: str, content: bytes) -> bytes:
                     '`{"scores": [...]}`'
                 )
             body = bytearray()
-            for piece in response.iter_bytes():
+            async for piece in response.aiter_bytes():
                 body += piece
                 if len(body) > MOST_ANSWER_BYTES:
                     raise ScorerError(f"the scorer `{url}` answered more than {MOST_ANSWER_BYTES} bytes")
             return bytes(body)
-    except httpx.TimeoutException as error:
+    except TimeoutError as error:
         raise _AwayError("did not answer in `reward_timeout_s`") from error
+    except httpx.DecodingError as error:
+        raise ScorerError(
+            f"the scorer `{url}` gave an answer that cannot be decompressed; needed is what its "
+            "`Content-Encoding` says, or none"
+        ) from error
     except httpx.HTTPError as error:
         raise _AwayError(f"cannot be reached ({type(error).__name__})") from error
 

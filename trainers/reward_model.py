@@ -18,13 +18,19 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from trainers.adapters import new_adapter
 from trainers.config import RewardConfig
-from trainers.model_files import check_memory, load_config, local_directory, readable
+from trainers.conversations import load_tokenizer
+from trainers.model_files import (
+    check_memory,
+    load_config,
+    local_directory,
+    readable,
+    require_all_weights,
+)
 from trainers.models import (
     HEAD_ZEROS_FILE,
     RewardModel,
     count_parameters,
     device_and_dtype,
-    load_tokenizer,
     resolve_tuning,
     without_report_of_new_head,
 )
@@ -45,12 +51,20 @@ def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full",
     if tuning == "full":
         dtype = torch.float32  # AdamW's small steps vanish in bf16
     source = local_directory(config.base_model)
-    check_memory(load_config(source), source)
+    settings = load_config(source)
+    check_memory(settings, source)
     torch.manual_seed(config.seed)
     with readable(source), without_report_of_new_head():
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=config.ensemble, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        classifier, info = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=config.ensemble,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+    require_all_weights(info, settings.num_hidden_layers, source)
     if config.ensemble > 1:
         nn.init.normal_(classifier.score.weight, std=classifier.score.in_features**-0.5)
     else:

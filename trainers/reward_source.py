@@ -10,31 +10,32 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-import math
-from collections.abc import Callable, Sequence
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
+from trainers.address import is_url
 from trainers.config import PPOConfig
-from trainers.errors import ConfigError, ScorerError
-from trainers.models import (
-    RewardModel,
-    assembled_reward_model,
-    encode_conversations,
-    load_reward_model,
-    score_weight,
-)
+from trainers.conversations import encode_conversations, load_tokenizer
+from trainers.errors import ConfigError, ScorerError, TrainerError
+from trainers.models import RewardModel, assembled_reward_model, load_reward_model, score_weight
 from trainers.records import Prompt
-from trainers.reward_http import http_reward, is_url
+from trainers.reward_http import http_reward
 from trainers.reward_model import disagreement, head_scores
 from trainers.trainable_policy import REWARD, TrainablePolicy
 
 RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 """`(prompts, responses) -> one score a response`; higher is better."""
+UNBOUNDED = 2**20
+"""Tokens that a model without a stated context reads."""
+_NEEDED = "needed is `(prompts, responses) -> list of scores`"
 
 
 def load_reward(config: PPOConfig, policy: TrainablePolicy | None = None) -> RewardFunction:
@@ -47,8 +48,8 @@ def load_reward(config: PPOConfig, policy: TrainablePolicy | None = None) -> Rew
     standard deviation: what only some heads like counts less.
 
     Raises:
-        ConfigError: `module:function` cannot be imported, the URL is none, or a penalty is set where nothing
-            can disagree.
+        ConfigError: `module:function` cannot be imported or called, the URL is none, or a penalty is set
+            where nothing can disagree.
         ModelError: the directory holds no reward model.
     Source: Coste et al. 2024, arXiv:2310.02743, with the deviation in place of the variance.
     """
@@ -70,17 +71,28 @@ def load_reward(config: PPOConfig, policy: TrainablePolicy | None = None) -> Rew
     else:
         model = load_reward_model(base, config.reward_model)
     _require_heads(penalty, model.heads, config.reward_model)
+    longest_prompt, longest_response = _limits(config, model)
 
     def score(prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[float]:
-        rows = encode_conversations(
-            model.tokenizer, prompts, responses, config.max_prompt_tokens, config.max_response_tokens
-        )
+        rows = encode_conversations(model.tokenizer, prompts, responses, longest_prompt, longest_response)
         with as_reward():
             scores = head_scores(model, rows, config.batch_size)
         means = scores.mean(dim=1)
         return (means - penalty * disagreement(scores) if penalty else means).tolist()
 
     return score
+
+
+def _limits(config: PPOConfig, model: RewardModel) -> tuple[int, int]:
+    """Most tokens that the reward model reads of a prompt and of a response.
+
+    What the policy sees and writes, where it reads the same tokens. With a tokenizer of its own a text may be
+    more tokens: then all that has room in its context, half for each.
+    """
+    if model.tokenizer.get_vocab() == load_tokenizer(config.base_model).get_vocab():
+        return config.max_prompt_tokens, config.max_response_tokens
+    context = getattr(model.classifier.config, "max_position_embeddings", None) or UNBOUNDED
+    return context - context // 2, context // 2 - 1  # one more is the end token
 
 
 def _on_policy(policy: TrainablePolicy, path: Path, base_model: str) -> RewardModel:
@@ -100,18 +112,45 @@ def _on_policy(policy: TrainablePolicy, path: Path, base_model: str) -> RewardMo
 def score(reward: RewardFunction, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
     """Scores as a tensor. (B,)
 
-    Raises: ScorerError: the reward gave another number of scores, or one that is no finite number.
+    Raises: ScorerError: the reward gave no list, another number of scores, or one that is no finite number.
     """
-    scores = [float(value) for value in reward(prompts, responses)]
-    if len(scores) != len(responses):
+    given: Any = reward(prompts, responses)
+    try:
+        values = None if isinstance(given, str | bytes | dict | set | frozenset) else list(given)
+    except TypeError:  # a single number, nothing, a tensor without a dimension
+        values = None
+    if values is None:
         raise ScorerError(
-            f"the reward gave {len(scores)} scores for {len(responses)} responses; needed is one each"
+            f"the reward gave a `{type(given).__name__}`; needed is a list of {len(responses)} numbers, one "
+            "a response; mend it"
         )
-    if broken := sum(not math.isfinite(value) for value in scores):
+    if len(values) != len(responses):
         raise ScorerError(
-            f"the reward gave {broken} of {len(scores)} scores that are no finite number; mend it"
+            f"the reward gave {len(values)} scores for {len(responses)} responses; needed is one each"
         )
-    return torch.tensor(scores, dtype=torch.float32)
+    # through float64: what is beyond float32 becomes infinite instead of an error
+    scores = torch.tensor([_as_number(value) for value in values], dtype=torch.float64).to(torch.float32)
+    if broken := int((~scores.isfinite()).sum()):
+        raise ScorerError(
+            f"the reward gave {broken} of {len(values)} scores that are no finite number below 3.4e38; "
+            "mend it"
+        )
+    return scores
+
+
+def _as_number(value: Any) -> float:
+    """A score as a float; one that is too large is infinite. Raises: ScorerError: it is no number."""
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except OverflowError:
+        return float("inf")
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
+        pass
+    raise ScorerError(
+        f"the reward gave a `{type(value).__name__}` as a score; needed is a number for each response; "
+        "mend it"
+    )
 
 
 def _require_heads(penalty: float, heads: int, name: str) -> None:
@@ -123,15 +162,62 @@ def _require_heads(penalty: float, heads: int, name: str) -> None:
 
 
 def _imported(module: str, function: str) -> RewardFunction:
+    """The function of that name; what it raises becomes a ScorerError without its message.
+
+    A message of foreign code may hold a prompt, an answer or a key: its type and place are told instead.
+    """
+    name = f"{module}:{function}"
     try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), function, None)
+    except TrainerError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a module of others may raise anything
+        missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        fault = f"no module `{module}` on the import path" if missing else _type_and_place(error)
         raise ConfigError(
-            f"`reward_model` is `{module}:{function}`, which cannot be imported ({error}); "
-            "needed is a function `(prompts, responses) -> list of scores` on the import path"
-        ) from error
+            f"`reward_model` is `{name}`, which cannot be imported: {fault}; {_NEEDED}"
+        ) from None
     if not callable(found):
         raise ConfigError(
-            f"`{module}:{function}` is no function; needed is `(prompts, responses) -> list of scores`"
+            f"`reward_model` is `{name}`, but `{module}` holds no function `{function}`; {_NEEDED}"
         )
-    return found  # type: ignore[no-any-return]
+    if not _takes_two(found):
+        raise ConfigError(f"`reward_model` is `{name}`, which takes other arguments; {_NEEDED}")
+
+    def reward(prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[float]:
+        try:
+            scores = found(prompts, responses)
+            return list(scores) if isinstance(scores, Iterator) else scores
+        except TrainerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a function of others may raise anything
+            raise ScorerError(
+                f"`{name}` raised {_type_and_place(error)}; needed is one score a response; mend it, then "
+                "start the run again: it goes on from its last checkpoint"
+            ) from None
+
+    return reward
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """False where it is sure that the function cannot be called with prompts and responses."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C
+        return True
+    try:
+        signature.bind((), ())
+    except TypeError:
+        return False
+    return True
+
+
+def _type_and_place(error: Exception) -> str:
+    """An exception of foreign code without its message: its type, and the file and line that raised it."""
+    kind = f"`{type(error).__name__}`"
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return f"{kind} at `{error.filename}`, line {error.lineno}"  # of the file that was not even run
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename != __file__ and not frame.filename.startswith("<frozen "):
+            return f"{kind} at `{frame.filename}`, line {frame.lineno}"
+    return kind

@@ -95,9 +95,9 @@ class TrainablePolicy(PolicyModel):
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Raises: ModelError: the names are not those of this policy."""
+        """Raises: ModelError: the names or shapes are not those of this policy."""
         own = self.trainable_state()
-        if set(own) != set(state):
+        if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in state.items()}:
             raise ModelError(
                 f"the checkpoint holds {len(state)} tensors, this policy trains {len(own)} others; "
                 "it was written with another `tuning`, `lora_rank` or `base_model`: start a new run"

@@ -19,7 +19,8 @@ import torch
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from trainers.models import PolicyModel, encode_prompts, load_policy, load_tokenizer
+from trainers.conversations import encode_prompts, load_tokenizer
+from trainers.models import PolicyModel, load_policy
 from trainers.records import Prompt
 from trainers.sampling import response_texts, sample
 

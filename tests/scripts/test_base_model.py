@@ -8,7 +8,7 @@ import pytest
 from scripts.base_model import exam, samples
 from scripts.base_model.corpus import CorpusError, read_intents, slot_names
 from scripts.make_base_model import WEIGHTS_DIR
-from trainers.models import load_tokenizer
+from trainers.conversations import load_tokenizer
 
 EXAM_SAMPLE = 120
 

@@ -36,7 +36,8 @@ from scripts.benchmark.results import (
 )
 from scripts.display import Display
 from scripts.setup_environment import ROOT
-from trainers.models import load_policy, load_tokenizer
+from trainers.conversations import load_tokenizer
+from trainers.models import load_policy
 from trainers.sampling import sample
 
 OURS, PEER = LORA

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from tests.tiny_models import tiny_model_dir
 from trainers.compare import run
 from trainers.config import CompareConfig
-from trainers.errors import DataError, ModelError
-from trainers.models import load_tokenizer
+from trainers.conversations import load_tokenizer
+from trainers.errors import ConfigError, DataError, ModelError
 from trainers.records import Comparison, Prompt, read_jsonl, write_jsonl
 from trainers.run_dir import RunDir
 
@@ -59,6 +59,11 @@ def test_each_prompt_has_both_answers(tmp_path: Path, other_model: str) -> None:
 def test_only_prompts_of_the_train_split_are_seen(tmp_path: Path) -> None:
     _, comparisons = compare(tmp_path)
     assert [comparison.seen for comparison in comparisons] == [True, False, False]
+
+
+def test_response_that_leaves_no_room_for_a_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"leaves .* tokens of the model's context .* set it lower"):
+        compare(tmp_path, max_response_tokens=100_000)
 
 
 def test_the_same_model_gives_the_same_greedy_answer_in_any_company(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_value_out_of_range_names_the_field(kind: type[StageConfig], fault: dict
     [
         (GenerationConfig, {"batch_size": 2.5}, "a whole number"),
         (GenerationConfig, {"batch_size": "32"}, "a whole number"),
-        (GenerationConfig, {"temperatures": 0.7}, "a list, each a finite number"),
-        (GenerationConfig, {"policies": [5], "policy_ids": ["a"]}, "a list, each a text"),
+        (GenerationConfig, {"temperatures": 0.7}, "a list, each item a finite number"),
+        (GenerationConfig, {"policies": [5], "policy_ids": ["a"]}, "a list, each item a text"),
         (RewardConfig, {"base_model": 5}, "a text"),
         (RewardConfig, {"base_model": None}, "a text"),
         (RewardConfig, {"epochs": True}, "a whole number or null"),
@@ -98,7 +98,7 @@ def test_value_out_of_range_names_the_field(kind: type[StageConfig], fault: dict
         (PPOConfig, {"standardise_scores": "false"}, "true or false"),
         (PPOConfig, {"gradient_checkpointing": 0}, "true or false or null"),
         (PPOConfig, {"reward_model": ["rm"]}, "a text"),
-        (PPOConfig, {"tuning": 3}, "`auto` or `full` or `lora`"),
+        (PPOConfig, {"tuning": 3}, "one of auto, full, lora"),
         (CompareConfig, {"after_id": None}, "a text"),
     ],
 )

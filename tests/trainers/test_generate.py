@@ -11,7 +11,8 @@ import pytest
 from tests.tiny_models import tiny_model_dir
 from trainers import generate
 from trainers.config import GenerationConfig
-from trainers.errors import DataError
+from trainers.conversations import load_tokenizer
+from trainers.errors import DataError, RunError
 from trainers.generate import (
     DRAWS,
     STYLES,
@@ -24,7 +25,6 @@ from trainers.generate import (
     plan,
     run,
 )
-from trainers.models import load_tokenizer
 from trainers.preferences import prompt_id
 from trainers.quality import Draw, choose
 from trainers.records import Candidates, Prompt, read_jsonl, write_jsonl
@@ -254,6 +254,24 @@ def test_half_written_batch_is_forgotten(tmp_path: Path) -> None:
         journal.append([faulty(Job(**{**vars(job), "place": 1}), "after")])
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)[0]["text"] for line in lines] == ["whole", "after"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"\xff", b"{}", b"[1]", b'[{"prompt_id": "p1"}]', b"[" * 200_000, b"\0\0"],
+    ids=["no JSON", "no UTF-8", "no list", "no draw", "half a draw", "deep", "zeros"],
+)
+def test_damaged_batch_says_what_to_delete(tmp_path: Path, line: bytes) -> None:
+    job = first_jobs(config(), prompts_of(QUESTIONS)[0])[0]
+    path = tmp_path / DRAWS
+    with Journal(path) as journal:
+        journal.append([faulty(job, "whole")])
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=r"draws\.jsonl` line 2 is damaged; delete .* to begin anew"):
+        Journal(path)
+    assert path.read_bytes() == before
 
 
 def test_progress_ends_with_every_candidate(tmp_path: Path) -> None:

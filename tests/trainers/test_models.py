@@ -14,16 +14,9 @@ from transformers import BitsAndBytesConfig
 from tests.tiny_models import SENTENCES, Architecture, tiny_model_dir
 from trainers import model_files, models, quantisation
 from trainers.config import PPOConfig, RewardConfig
+from trainers.conversations import encode_conversations, encode_prompts, load_tokenizer
 from trainers.errors import ConfigError, ModelError
-from trainers.models import (
-    HEAD_ZEROS_FILE,
-    encode_conversations,
-    encode_prompts,
-    load_policy,
-    load_reward_model,
-    load_tokenizer,
-    resolve_tuning,
-)
+from trainers.models import HEAD_ZEROS_FILE, load_policy, load_reward_model, resolve_tuning
 from trainers.records import Message, Prompt
 from trainers.reward_model import new_reward_model, save_reward_model
 from trainers.trainable_policy import REFERENCE, TrainablePolicy, load_trainable_policy, save_policy
@@ -84,6 +77,76 @@ def test_prompt_goes_through_the_chat_template_with_system_and_history() -> None
 def test_prompt_without_system_has_no_system_turn() -> None:
     tokenizer = load_tokenizer(tiny_model_dir())
     assert "system" not in tokenizer.decode(encode_prompts(tokenizer, [Prompt("p", "hi")])[0])
+
+
+STRICT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}[{{ message.role }}]{{ message.content }}{% endfor %}"
+)
+NO_SYSTEM_TEMPLATE = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
+)
+DEAF_TEMPLATE = (
+    "{% for message in messages %}{% if message.role != 'system' %}"
+    "[{{ message.role }}]{{ message.content }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [STRICT_TEMPLATE, NO_SYSTEM_TEMPLATE, DEAF_TEMPLATE])
+def test_where_the_template_takes_no_system_message_it_begins_the_first_user_message(template: str) -> None:
+    tokenizer = load_tokenizer(tiny_model_dir())
+    tokenizer.chat_template = template
+    history = (Message("user", "hi"), Message("assistant", "hello"))
+    prompts = [Prompt("p1", "and now?", system="Be kind.", history=history), Prompt("p2", "how?")]
+    with_style = encode_prompts(tokenizer, prompts, style_system="Be brief.")
+    assert [tokenizer.decode(ids) for ids in with_style] == [
+        "[user]Be kind.\nBe brief.\n\nhi[assistant]hello[user]and now?",
+        "[user]Be brief.\n\nhow?",
+    ]
+    sampled = encode_prompts(tokenizer, prompts)
+    trained = encode_conversations(tokenizer, prompts, ["well", "so"])
+    assert [ids[: len(start)] for ids, start in zip(trained, sampled, strict=True)] == sampled
+    assert tokenizer.decode(sampled[1]) == "[user]how?"
+
+
+def test_whether_the_template_takes_a_system_message_is_tried_once_for_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = load_tokenizer(tiny_model_dir())
+    tokenizer.chat_template = STRICT_TEMPLATE
+    rendered: list[object] = []
+    render = tokenizer.apply_chat_template
+
+    def counted(*given: Any, **options: Any) -> Any:
+        rendered.append(given)
+        return render(*given, **options)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
+    for _ in range(2):
+        encode_prompts(tokenizer, [Prompt("p", "hi")] * 3, style_system="Be brief.")
+    assert len(rendered) == 1 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (STRICT_TEMPLATE, "Conversation roles must alternate user/assistant/user/assistant/..."),
+        ("{% for message in messages %}", "Unexpected end of template"),
+        ("{{ raise_exception('no' * 500) }}", "no" * 100),
+    ],
+)
+def test_a_conversation_that_the_template_refuses_is_a_model_error(template: str, reason: str) -> None:
+    tokenizer = load_tokenizer(tiny_model_dir())
+    tokenizer.chat_template = template
+    prompt = Prompt("p", "secret", system="Be kind.", history=(Message("user", "hi"),))
+    with pytest.raises(ModelError, match="chat template cannot render the conversation") as caught:
+        encode_conversations(tokenizer, [prompt], ["well"])
+    assert reason in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 450
 
 
 def test_of_a_long_prompt_the_end_is_kept() -> None:
@@ -176,6 +239,13 @@ def test_the_reference_leaves_the_policy_trainable(tuning: str) -> None:
         pass
     assert set(policy.trainable_state()) == names
     assert any("lora_A.default" in name for name in names) == (tuning == "lora")
+
+
+def test_trained_tensors_of_another_rank_are_refused() -> None:
+    policy = trainable()
+    state = {name: torch.zeros(*tensor.shape, 2) for name, tensor in policy.trainable_state().items()}
+    with pytest.raises(ModelError, match="`lora_rank`"):
+        policy.load_trainable_state(state)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

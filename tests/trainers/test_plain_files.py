@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_models import tiny_model_dir
-from trainers.models import encode_prompts, load_tokenizer
+from trainers.conversations import encode_prompts, load_tokenizer
 from trainers.records import Candidates, Comparison, Prompt, Ranking, Record, read_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -170,6 +170,14 @@ def test_votes_of_older_rounds_weigh_less() -> None:
     assert derive_preferences([], CANDIDATES, decay=0.5) == []
 
 
+def test_even_vote_of_several_rounds_is_no_preference() -> None:
+    old = [replace(ranking("a b", f"old{number}"), round=1) for number in range(5)]
+    newer = [replace(ranking("b a", f"newer{number}"), round=2) for number in range(4)]
+    newest = [replace(ranking("a b", "one"), round=3), replace(ranking("b a", "other"), round=3)]
+    # 5 · 0.64 against 4 · 0.8
+    assert derive_preferences([*old, *newer, *newest], CANDIDATES, decay=0.8) == []
+
+
 def test_annotators_of_different_prompts_do_not_mix() -> None:
     derived = derive_preferences([ranking("a b"), ranking("b a", prompt_id="p1")], CANDIDATES)
     assert [(p.prompt_id, p.chosen_id) for p in derived] == [("p0", "a"), ("p1", "b")]
@@ -188,11 +196,20 @@ def test_annotators_of_different_prompts_do_not_mix() -> None:
             "`r2` .* another ranking of the same prompt",
         ),
         ([ranking("a b"), ranking("a b")], "another ranking of the same prompt"),
+        (
+            [ranking("a b"), Ranking("p0-anna", "p1", "anna", (("a",), ("b",)))],
+            "`p0-anna` cannot be used: another ranking has the same id",
+        ),
     ],
 )
 def test_malformed_ranking_is_named(rankings: list[Ranking], fault: str) -> None:
     with pytest.raises(RecordError, match=fault):
         derive_preferences(rankings, CANDIDATES)
+
+
+def test_prompt_with_candidates_twice_is_named() -> None:
+    with pytest.raises(RecordError, match="prompt `p0` has candidates twice; needed is one line for each"):
+        derive_preferences([ranking("a b")], [*CANDIDATES, CANDIDATES[0]])
 
 
 ORDERS = st.lists(
@@ -261,6 +278,26 @@ def test_enough_data_is_counted() -> None:
 def test_too_little_data_says_what_to_do(rankings: list[Ranking], fault: str) -> None:
     with pytest.raises(DataError, match=f"{fault}.*rank"):
         require_enough(rankings, derive_preferences(rankings, CANDIDATES), SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("count", "split", "fault"),
+    [
+        (3, "train", "3 .* and 0 held out.*: `split` of some prompts must be `verification` or `unseen`"),
+        (3, "unseen", "0 prompts .* and 3 held out.*: `split` of some prompts must be `train`"),
+    ],
+)
+def test_prompts_of_one_split_only_name_the_field(count: int, split: Split, fault: str) -> None:
+    preferences = derive_preferences(ENOUGH[:count], CANDIDATES)
+    with pytest.raises(DataError, match=fault) as caught:
+        require_enough(ENOUGH[:count], preferences, dict.fromkeys(PROMPTS, split))
+    assert "rank more" not in str(caught.value)
+
+
+def test_too_few_prompts_of_one_split_need_both() -> None:
+    preferences = derive_preferences(ENOUGH[:1], CANDIDATES)
+    with pytest.raises(DataError, match=r"`split` of some prompts must be .*; rank more prompts"):
+        require_enough(ENOUGH[:1], preferences, dict.fromkeys(PROMPTS, "train"))
 
 
 def test_verification_and_unseen_are_held_out() -> None:

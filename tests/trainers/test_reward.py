@@ -390,6 +390,7 @@ def test_random_rankings_do_not_pass(tmp_path: Path) -> None:
         (some_candidates(1), shorter_first, "rank more prompts"),
         (some_candidates(10), all_tied, "prefer no answer"),
         (some_candidates(10, ("train",)), shorter_first, "held out"),
+        (some_candidates(10, ("train",)), shorter_first, "`split` of some prompts must be `verification`"),
         (some_candidates(10, ("unseen",)), shorter_first, "for training"),
     ],
 )
@@ -401,6 +402,15 @@ def test_unusable_data_is_an_error_that_says_what_to_do(
 ) -> None:
     with pytest.raises(DataError, match=message):
         run(config(), a_run(tmp_path, candidates, order))
+
+
+def test_answers_to_two_prompts_with_one_id_are_refused(tmp_path: Path) -> None:
+    """Their scores would be one score."""
+    first, second, *others = some_candidates()
+    same = replace(second.responses[0], id=first.responses[0].id)
+    second = replace(second, responses=(same, *second.responses[1:]))
+    with pytest.raises(RecordError, match=r"have the same id `.*`; needed is each id once, e.g. `"):
+        run(config(), a_run(tmp_path, [first, second, *others]))
 
 
 def test_missing_rankings_are_an_error_that_names_the_file(tmp_path: Path) -> None:

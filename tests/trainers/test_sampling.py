@@ -11,15 +11,10 @@ from torch import nn
 from tests.tiny_models import SENTENCES, Architecture, tiny_model_dir
 from trainers import sampling
 from trainers.config import PPOConfig
+from trainers.conversations import encode_prompts, load_tokenizer
 from trainers.decoder import Decoder, GenericDecoder, LlamaDecoder, decoder_for
 from trainers.errors import ShapeError
-from trainers.models import (
-    PolicyModel,
-    encode_prompts,
-    load_policy,
-    load_tokenizer,
-    pad,
-)
+from trainers.models import PolicyModel, load_policy, pad
 from trainers.records import Prompt
 from trainers.rollout import Rollout, evaluate, scatter
 from trainers.sampling import choose, response_texts, sample

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.trainers.test_ppo import PROMPTS, a_config, vowel_share
 from trainers.advantages import explained_variance
-from trainers.errors import ShapeError
+from trainers.errors import ModelError, ShapeError
 from trainers.ppo import collect, learn, train_ppo
 from trainers.ppo_run import VALUE_MODEL_FILE, load_value_model, start
 from trainers.ppo_state import TrainingState
@@ -73,6 +74,25 @@ def test_one_taken_back_from_its_state_learns_on_bit_for_bit() -> None:
     assert torch.equal(model.values(some_states(4, 3)[0]), other.values(some_states(4, 3)[0]))
 
 
+def test_features_that_did_not_vary_at_first_do_no_harm_later() -> None:
+    model = ValueModel(6, seed=0)
+    features, _ = some_states(1, 0)
+    model.learn(features.expand(4, 6), torch.ones(4))
+    for seed in range(1, 6):
+        error = model.learn(*some_states(1000, seed))
+    assert error < 1.0
+    assert foreseen(model, *some_states(1000, 99)) > 0.5
+
+
+def test_features_larger_than_half_precision_holds_are_learnt_from() -> None:
+    model = ValueModel(6, seed=0)
+    for seed in range(1, 6):
+        features, returns = some_states(1000, seed)
+        model.learn(features * 1e5, returns)
+    features, returns = some_states(1000, 99)
+    assert foreseen(model, features * 1e5, returns) > 0.9
+
+
 def test_states_without_returns_are_refused() -> None:
     with pytest.raises(ShapeError, match="2 states and 3 returns"):
         ValueModel(6, seed=0).learn(torch.zeros(2, 6), torch.zeros(3))
@@ -123,3 +143,15 @@ def test_it_is_saved_with_the_policy_and_the_next_run_goes_on_with_it(tmp_path: 
     assert float(loaded.values(features).abs().min()) > 0.0
     assert float(new.values(features).abs().max()) == 0.0
     train_ppo(config, RunDir(tmp_path / "second"), PROMPTS, PROMPTS, vowel_share)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "misshapen", "of other names"])
+def test_a_damaged_one_is_refused(fault: str, tmp_path: Path) -> None:
+    path = tmp_path / VALUE_MODEL_FILE
+    save_file(ValueModel(16 if fault == "misshapen" else 32, seed=0).state_dict(), path)
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif fault == "of other names":
+        save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match=r"value_model\.safetensors` .*`start_policy`"):
+        load_value_model(a_config(start_policy=str(tmp_path)), 32)

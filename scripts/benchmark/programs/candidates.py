@@ -13,7 +13,8 @@ from scripts.benchmark.programs.devices import Device
 from scripts.make_base_model import WEIGHTS_DIR
 from scripts.prompt_file import read_prompts
 from trainers.config import GenerationConfig
-from trainers.models import encode_prompts, load_policy, load_tokenizer
+from trainers.conversations import encode_prompts, load_tokenizer
+from trainers.models import load_policy
 from trainers.records import Prompt
 from trainers.sampling import sample
 

@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from scripts.benchmark.programs import meter, our_ppo
 from scripts.benchmark.programs.devices import Device
-from trainers.models import device_and_dtype, encode_prompts, load_tokenizer
+from trainers.conversations import encode_prompts, load_tokenizer
+from trainers.models import device_and_dtype
 from trainers.records import Prompt, read_jsonl
 from trainers.value_model import FIT_BATCH, FIT_STEPS, WIDTH
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from scripts.benchmark.programs.meter import CpuClock
-from trainers.models import encode_conversations, load_tokenizer, pad
+from trainers.conversations import encode_conversations, load_tokenizer
+from trainers.models import pad
 from trainers.preferences import derive_preferences, split_preferences
 from trainers.records import Candidates, Preference, Ranking, read_jsonl
 

@@ -25,7 +25,8 @@ from scripts.benchmark.programs import meter
 from scripts.benchmark.programs.devices import Device
 from scripts.benchmark.programs.target import brevity
 from scripts.make_base_model import make_model, make_optimizers
-from trainers.models import encode_prompts, load_policy, load_tokenizer, pad
+from trainers.conversations import encode_prompts, load_tokenizer
+from trainers.models import load_policy, pad
 from trainers.records import Prompt, write_jsonl
 from trainers.sampling import response_texts, sample
 

@@ -21,8 +21,8 @@ from scripts.benchmark.programs.devices import Device
 from scripts.benchmark.programs.held_out import HeldOut, RankedData
 from scripts.benchmark.programs.our_reward import a_config
 from scripts.make_base_model import WEIGHTS_DIR
+from trainers.conversations import load_tokenizer
 from trainers.model_files import load_config
-from trainers.models import load_tokenizer
 from trainers.reward import choose_schedule
 
 
