@@ -90,11 +90,19 @@ def _run_locked(stage: str, run_dir: RunDir, config_path: Path, group: Group) ->
         known = error if isinstance(error, TrainerError) else _of_disk(error, run_dir)
         if known is None:
             traceback.print_exc()
+        _let_go(error)
         if group.is_main:
             with contextlib.suppress(DiskFullError, OSError):  # it is told on stderr all the same
                 run_dir.write_error(known or error)
         return _tell(known) if known else EXIT_BUG
     return EXIT_DONE
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Files that the traceback's frames hold open may take the last space, which `error.json` needs."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _of_disk(error: Exception, run_dir: RunDir) -> TrainerError | None:

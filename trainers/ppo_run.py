@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from trainers.run_dir import RunDir
 from trainers.sampling import response_texts, sample
 from trainers.trainable_policy import REFERENCE, TrainablePolicy, load_trainable_policy, save_policy
 from trainers.value_model import ValueModel, value_layer
+from trainers.verification import Look
 
 log = logging.getLogger(__name__)
 
@@ -262,5 +264,12 @@ def _finish(run_dir: RunDir, trainer: Trainer, state: TrainingState) -> dict[str
         "resumed": state.resumed,
         "tuning": policy.tuning,
         "learning_rate": trainer.optimizer.param_groups[0]["initial_lr"],
-        "looks": [dataclasses.asdict(found) | {"train_score": None} for found in state.looks],
+        "looks": [_figures(found) for found in state.looks],
+    }
+
+
+def _figures(look: Look) -> dict[str, Any]:
+    """JSON knows no NaN: before the first look nothing was trained on."""
+    return dataclasses.asdict(look) | {
+        "train_score": None if math.isnan(look.train_score) else look.train_score
     }

@@ -1,6 +1,6 @@
 """The records that travel between the stages, and their JSON Lines form.
 
-Standard library only: everything else may import this, this imports little of ours.
+Standard library only: everything else may import this, this imports the errors and `trainers.field_types`.
 Data flows Prompt -> Candidates -> Ranking -> (`trainers.preferences`) Preference -> ... -> Comparison.
 """
 

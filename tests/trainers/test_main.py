@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import types
+import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,23 @@ def test_full_disk_is_told_in_one_line(
     message = f"`{run_dir.path}` cannot be written: the disk is full; free some space and start again"
     assert capsys.readouterr().err == f"error: {message}\n"
     assert written(run_dir.error_path) == {"type": "DiskFullError", "message": message}
+
+
+def test_failed_stage_lets_its_files_go_before_the_reason_is_written(
+    run_dir: RunDir, run_stage: Callable[[Stage], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Any]] = []
+    gone = []
+
+    def stage(config: CompareConfig, run_dir: RunDir) -> dict[str, Any]:
+        half_written = (run_dir.path / "half").open("wb")
+        held.append(weakref.ref(half_written))
+        return on_full_disk(config, run_dir)
+
+    monkeypatch.setattr(RunDir, "write_error", lambda run_dir, error: gone.append(held[0]() is None))
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        assert run_stage(stage) == 2
+    assert gone == [True]
 
 
 @pytest.mark.parametrize(
