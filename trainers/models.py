@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -242,10 +243,27 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
     path = existing(directory)
     is_adapter = holds_adapter(path)
     source = local_directory(base_model if is_adapter else path)
+    config = loadable_config(source)
+    classifier = load_classifier(source, config, len(score_weight(path)), dtype)
+    if is_adapter:
+        classifier = load_adapter(classifier, path)
+    reward = assembled_reward_model(classifier, path, base_model)
+    return reward.to(device).eval().requires_grad_(False)
+
+
+def loadable_config(source: str) -> PreTrainedConfig:
+    """Raises: ModelError: the model is missing, of another architecture or too large."""
     config = load_config(source)
     check_memory(config, source)
-    heads = len(score_weight(path))
-    with readable(source), without_report_of_new_head():
+    return config
+
+
+def load_classifier(source: str, config: PreTrainedConfig, heads: int, dtype: torch.dtype) -> PreTrainedModel:
+    """A model with score heads, which are new where its directory has none.
+
+    Raises: ModelError: damaged, unsafe or not all there.
+    """
+    with readable(source), _without_report_of_new_head():
         classifier, info = AutoModelForSequenceClassification.from_pretrained(
             source,
             num_labels=heads,
@@ -256,10 +274,7 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
             output_loading_info=True,
         )
     require_all_weights(info, config.num_hidden_layers, source)
-    if is_adapter:
-        classifier = load_adapter(classifier, path)
-    reward = assembled_reward_model(classifier, path, base_model)
-    return reward.to(device).eval().requires_grad_(False)
+    return cast(PreTrainedModel, classifier)
 
 
 def assembled_reward_model(classifier: nn.Module, path: Path, base_model: str) -> RewardModel:
@@ -359,7 +374,7 @@ def score_weight(path: Path) -> Tensor:
 
 
 @contextlib.contextmanager
-def without_report_of_new_head() -> Iterator[None]:
+def _without_report_of_new_head() -> Iterator[None]:
     """Silences the loader's table of weights that a base model does not have: the score head comes later."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.ERROR)

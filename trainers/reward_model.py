@@ -8,31 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from trainers.adapters import new_adapter
 from trainers.config import RewardConfig
 from trainers.conversations import load_tokenizer
-from trainers.model_files import (
-    check_memory,
-    load_config,
-    local_directory,
-    readable,
-    require_all_weights,
-)
+from trainers.model_files import local_directory
 from trainers.models import (
     HEAD_ZEROS_FILE,
     RewardModel,
     count_parameters,
     device_and_dtype,
+    load_classifier,
+    loadable_config,
     resolve_tuning,
-    without_report_of_new_head,
 )
 from trainers.passes import by_beginning, by_length
 
@@ -51,20 +46,9 @@ def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full",
     if tuning == "full":
         dtype = torch.float32  # AdamW's small steps vanish in bf16
     source = local_directory(config.base_model)
-    settings = load_config(source)
-    check_memory(settings, source)
+    settings = loadable_config(source)
     torch.manual_seed(config.seed)
-    with readable(source), without_report_of_new_head():
-        classifier, info = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            num_labels=config.ensemble,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    require_all_weights(info, settings.num_hidden_layers, source)
+    classifier: Any = load_classifier(source, settings, config.ensemble, dtype)
     if config.ensemble > 1:
         nn.init.normal_(classifier.score.weight, std=classifier.score.in_features**-0.5)
     else:
