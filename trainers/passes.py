@@ -19,16 +19,18 @@ def common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
     return next(differ, min(len(one), len(other)))
 
 
-def by_length(rows: Rows, most: int) -> list[list[int]]:
+def by_length(rows: Rows, most: int, spread: float = LENGTH_SPREAD) -> list[list[int]]:
     """Passes of rows that are about equally long, by their numbers.
 
     Args:
         most: rows in a pass.
+        spread: the longest is at most this many times the shortest; with infinity how many passes there are
+            depends on the number of rows alone.
     """
     passes: list[list[int]] = []
     for number in sorted(range(len(rows)), key=lambda number: (len(rows[number]), tuple(rows[number]))):
         last = passes[-1] if passes else []
-        if not last or len(last) == most or len(rows[number]) > LENGTH_SPREAD * len(rows[last[0]]):
+        if not last or len(last) == most or len(rows[number]) > spread * len(rows[last[0]]):
             passes.append([number])
         else:
             last.append(number)

@@ -6,6 +6,7 @@ Knows nothing of rankings or training; `trainers.ranking_trainer` trains what co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +30,8 @@ from trainers.models import (
     loadable_config,
     resolve_tuning,
 )
-from trainers.passes import by_beginning, by_length
+from trainers.passes import LENGTH_SPREAD, by_beginning, by_length
+from trainers.sharding import is_sharded
 
 
 def new_reward_model(config: RewardConfig) -> tuple[RewardModel, Literal["full", "lora"]]:
@@ -74,7 +76,10 @@ def save_reward_model(reward: RewardModel, directory: Path) -> None:
 
 def scores_with_gradient(reward: RewardModel, rows: Sequence[Sequence[int]], rows_per_pass: int) -> Tensor:
     """Each head's score of each row of token ids, in their order; see `head_scores`. (rows, heads)"""
-    passes = (by_beginning if reward.shares_beginnings else by_length)(rows, rows_per_pass)
+    if reward.shares_beginnings:
+        passes = by_beginning(rows, rows_per_pass)
+    else:  # processes that share a base's weights make equally many passes, whatever their rows
+        passes = by_length(rows, rows_per_pass, math.inf if is_sharded(reward) else LENGTH_SPREAD)
     scores = [reward.head_scores([rows[number] for number in numbers]) for numbers in passes]
     order = torch.tensor([number for numbers in passes for number in numbers])
     return torch.cat(scores)[order.argsort().to(scores[0].device)]

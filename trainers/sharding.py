@@ -4,8 +4,8 @@ Each process keeps its part of every layer's base weights. Before a layer comput
 together, and drop what is not theirs afterwards, in the backward pass as well (FSDP2). Adapters, embeddings
 and output layer stay whole everywhere, so training, saving and resuming know nothing of this.
 
-All processes must run the model equally often, or one waits for the others: `Group.batches` and
-`trainers.sampling` see to that. Used by `trainers.trainable_policy`.
+All processes must run the model equally often, or one waits for the others: `Group.batches`,
+`trainers.sampling` and `trainers.reward_model` see to that. Used by `trainers.trainable_policy`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from trainers.models import PolicyModel
+from trainers.models import PolicyModel, RewardModel
 
 
 def shard_base(model: PolicyModel) -> None:
@@ -28,5 +28,5 @@ def shard_base(model: PolicyModel) -> None:
     fully_shard(trunk, ignored_params=adapters | others)
 
 
-def is_sharded(model: PolicyModel) -> bool:
+def is_sharded(model: PolicyModel | RewardModel) -> bool:
     return isinstance(cast(Any, model.trunk), FSDPModule)

@@ -157,6 +157,7 @@ def test_task_that_was_ranked_a_moment_ago_stays(start: Any, monkeypatch: pytest
     whole = start()
     whole.import_prompts(3, "alike")
     whole.wait(lambda: whole.published() == 3)
+    whole.wait(lambda: "candidates_variants" in advice_ids(whole))
     monkeypatch.setattr(whole.service, "_look", lambda *_: None)  # what comes now is not in our rows
     for user in (1, 2, 3):
         whole.rank(3, user=user)

@@ -47,7 +47,7 @@ def a_config(base_model: str | Path, **changes: Any) -> PPOConfig:
         "base_model": str(base_model),
         "reward_model": "tests.trainers.test_distributed:vowel_share",
         "tuning": "lora",
-        "seed": 1,  # none of its random numbers lies so close to the next token's that rounding decides
+        "seed": 2,  # none of its random numbers lies so close to the next token's that rounding decides
         "threads": 1,
         "updates": 4,
         "rollouts": 7,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from trainers.passes import by_beginning, by_length, common_beginning
@@ -12,6 +14,13 @@ def test_a_pass_by_length_holds_rows_of_similar_length_and_not_too_many() -> Non
         [13, 14],
         [30, 31],
     ]
+
+
+def test_without_a_bound_on_the_spread_equally_many_rows_make_equally_many_passes() -> None:
+    even, uneven = [[0] * 10] * 7, [[0] * length for length in (1, 2, 4, 8, 16, 32, 64)]
+    for rows in (even, uneven):
+        assert [len(numbers) for numbers in by_length(rows, 3, math.inf)] == [3, 3, 1]
+    assert len(by_length(uneven, 3)) == 7
 
 
 def test_answers_to_one_prompt_go_together_and_short_prompts_first() -> None:
