@@ -90,7 +90,7 @@ def head_scores(reward: RewardModel, rows: Sequence[Sequence[int]], batch_size: 
     """Each head's score of each row of token ids, in their order; on the CPU. (rows, heads)
 
     Args:
-        rows: prompt, response and end token, from `trainers.models.encode_conversations`.
+        rows: prompt, response and end token, from `trainers.conversations.encode_conversations`.
         batch_size: rows in one forward pass at most.
     """
     return scores_with_gradient(reward, rows, batch_size).cpu() if rows else torch.zeros(0, reward.heads)

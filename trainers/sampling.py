@@ -41,7 +41,7 @@ def sample(
     """One response to each prompt.
 
     Args:
-        prompt_ids: rows of token ids, as `trainers.models.encode_prompts` makes them.
+        prompt_ids: rows of token ids, as `trainers.conversations.encode_prompts` makes them.
         temperature: one for all or one a row; 0 is greedy (its logprobs are those at temperature 1).
         generator: on the CPU; its state decides every response.
         batch_size: rows decoded together; prompts of like length go together.
