@@ -1,7 +1,7 @@
 """The address of a scorer, which stands in the run's files and the model's lineage: it must hold no secret.
 
 Standard library only, so that a configuration can check it when it is read. No message holds any of the
-address. Used by `trainers.reward_http` and `trainers.reward_source`.
+address. Used by `trainers.config`, `trainers.reward_http` and `trainers.reward_source`.
 """
 
 from __future__ import annotations

@@ -251,10 +251,10 @@ def load_reward_model(base_model: str, directory: str) -> RewardModel:
     return reward.to(device).eval().requires_grad_(False)
 
 
-def loadable_config(source: str) -> PreTrainedConfig:
-    """Raises: ModelError: the model is missing, of another architecture or too large."""
+def loadable_config(source: str, shards: int = 1, base_bits: int = 16) -> PreTrainedConfig:
+    """Raises: ModelError: the model is missing, of another architecture or too large (`check_memory`)."""
     config = load_config(source)
-    check_memory(config, source)
+    check_memory(config, source, shards, base_bits)
     return config
 
 
@@ -263,18 +263,23 @@ def load_classifier(source: str, config: PreTrainedConfig, heads: int, dtype: to
 
     Raises: ModelError: damaged, unsafe or not all there.
     """
-    with readable(source), _without_report_of_new_head():
-        classifier, info = AutoModelForSequenceClassification.from_pretrained(
+    with _without_report_of_new_head():
+        return _loaded(AutoModelForSequenceClassification, source, config, num_labels=heads, dtype=dtype)
+
+
+def _loaded(kind: Any, source: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """A model of one of the library's kinds. Raises: ModelError: damaged, unsafe or not all there."""
+    with readable(source):
+        model, info = kind.from_pretrained(
             source,
-            num_labels=heads,
-            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **options,
         )
     require_all_weights(info, config.num_hidden_layers, source)
-    return cast(PreTrainedModel, classifier)
+    return cast(PreTrainedModel, model)
 
 
 def assembled_reward_model(classifier: nn.Module, path: Path, base_model: str) -> RewardModel:
@@ -337,22 +342,9 @@ def load_language_model(
     path = existing(directory) if directory else None
     is_adapter = path is not None and holds_adapter(path)
     source = local_directory(path if path is not None and not is_adapter else base_model)
-    config = load_config(source)
-    check_memory(config, source, shards, base_bits)
+    config = loadable_config(source, shards, base_bits)
     quantised = {} if base_bits == 16 else quantisation(base_bits, dtype)
-    with readable(source):
-        # the library's types know nothing of the second result
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **quantised,
-        )
-    model, info = cast(tuple[nn.Module, dict[str, Any]], loaded)
-    require_all_weights(info, config.num_hidden_layers, source)
+    model = _loaded(AutoModelForCausalLM, source, config, dtype=dtype, **quantised)
     return load_adapter(model, cast(Path, path)) if is_adapter else model
 
 
